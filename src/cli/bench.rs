@@ -1,0 +1,391 @@
+//! `headwater bench log`: how fast this machine makes records durable through the log, beside what its disk does with the same
+//! bytes in the same groups. The ratio travels between machines, the figures do not.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+
+use crate::config::Config;
+use crate::log::{Append, Committed, Log, OpenOptions as LogOptions, Submission, Ticket};
+use crate::metrics::Metrics;
+use crate::model::{Now, Record, Topic};
+
+use super::Failure;
+
+/// Size of the raw ring.
+const RING_BYTES: usize = 64 << 20;
+
+/// Measures this machine
+#[derive(Subcommand)]
+pub enum Bench {
+    /// Durable appends through the log, against raw writes and syncs of the same size
+    Log(BenchLog),
+}
+
+/// Arguments of `bench log`.
+#[derive(Args)]
+pub struct BenchLog {
+    /// Directory on the disk to be measured; a new one is made in it and removed
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// Producers, each with one record outstanding
+    #[arg(long, default_value_t = 16)]
+    producers: usize,
+    /// Bytes of a record's value
+    #[arg(long, default_value_t = 1024)]
+    bytes: usize,
+    /// Seconds of each of the two measurements
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Topics' partitions
+    #[arg(long, default_value_t = 4)]
+    partitions: u32,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured.
+#[derive(Debug, serde::Serialize)]
+struct Figures {
+    producers: usize,
+    record_bytes: usize,
+    records_per_second: f64,
+    commits_per_second: f64,
+    records_per_commit: f64,
+    log_mb_per_second: f64,
+    ack_p50_us: u64,
+    ack_p99_us: u64,
+    group_bytes: usize,
+    raw_syncs_per_second: f64,
+    raw_mb_per_second: f64,
+    raw_p50_us: u64,
+    ratio: f64,
+}
+
+impl Bench {
+    /// Runs it.
+    pub fn run(self) -> Result<(), Failure> {
+        let Self::Log(bench) = self;
+        bench.run()
+    }
+}
+
+impl BenchLog {
+    fn run(self) -> Result<(), Failure> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| Failure::failed(format!("{what}: {error}"));
+        let dir = self.dir.join(format!("headwater-bench-{}", std::process::id()));
+        let measured = self
+            .measure(&dir)
+            .map_err(|error| failed("the bench could not be run", &error));
+        let _ = std::fs::remove_dir_all(&dir);
+        let figures = measured?;
+        if self.json {
+            let line = serde_json::to_string(&figures).map_err(|error| failed("cannot print", &error))?;
+            println!("{line}");
+        } else {
+            figures.print();
+        }
+        Ok(())
+    }
+
+    /// The two are measured in turns, so that a disk that becomes slower or faster meanwhile does so for both.
+    fn measure(&self, dir: &Path) -> Result<Figures, Box<dyn std::error::Error>> {
+        const ROUNDS: u32 = 3;
+        let slice = Duration::from_secs(self.seconds.max(1)) / ROUNDS;
+        let mut log = LogBench::open(self, dir)?;
+        let ring = Ring::new(&dir.join("ring"))?;
+        // The first writes find everything cold.
+        log.run(Duration::from_millis(300))?;
+        log.forget();
+        let (mut raw_latencies, mut raw_time, mut group_bytes) = (Vec::new(), Duration::ZERO, 0);
+        for _ in 0..ROUNDS {
+            log.run(slice)?;
+            group_bytes = log.group_bytes(self.bytes);
+            raw_time += ring.run(group_bytes, slice, &mut raw_latencies)?;
+        }
+        let (records, commits, time) = (log.latencies.len() as f64, log.commits as f64, log.time.as_secs_f64());
+        let raw_syncs = raw_latencies.len() as f64 / raw_time.as_secs_f64();
+        let log_mb = records * self.bytes as f64 / time / 1e6;
+        let raw_mb = raw_syncs * group_bytes as f64 / 1e6;
+        let (ack_p50_us, ack_p99_us) = percentiles(&mut log.latencies);
+        let (raw_p50_us, _) = percentiles(&mut raw_latencies);
+        log.close()?;
+        Ok(Figures {
+            producers: self.producers,
+            record_bytes: self.bytes,
+            records_per_second: records / time,
+            commits_per_second: commits / time,
+            records_per_commit: records / commits.max(1.0),
+            log_mb_per_second: log_mb,
+            ack_p50_us,
+            ack_p99_us,
+            group_bytes,
+            raw_syncs_per_second: raw_syncs,
+            raw_mb_per_second: raw_mb,
+            raw_p50_us,
+            ratio: log_mb / raw_mb,
+        })
+    }
+}
+
+impl Figures {
+    fn print(&self) {
+        println!("{} producers, records of {} bytes", self.producers, self.record_bytes);
+        println!(
+            "log   {:>9.0} records/s  {:>7.0} commits/s of {:>6.1} records  {:>8.2} MB/s  ack p50 {} us, p99 {} us",
+            self.records_per_second,
+            self.commits_per_second,
+            self.records_per_commit,
+            self.log_mb_per_second,
+            self.ack_p50_us,
+            self.ack_p99_us
+        );
+        println!(
+            "raw   {:>9.0} syncs/s of {} bytes  {:>8.2} MB/s  p50 {} us",
+            self.raw_syncs_per_second, self.group_bytes, self.raw_mb_per_second, self.raw_p50_us
+        );
+        println!("ratio {:.2}", self.ratio);
+    }
+}
+
+fn percentiles(latencies_us: &mut [u64]) -> (u64, u64) {
+    latencies_us.sort_unstable();
+    let at = |part: f64| {
+        let place = (latencies_us.len() as f64 * part) as usize;
+        latencies_us.get(place).copied().unwrap_or_default()
+    };
+    (at(0.5), at(0.99))
+}
+
+/// The log with its threads and what was measured of it.
+struct LogBench {
+    log: Log,
+    metrics: Arc<Metrics>,
+    threads: Vec<thread::JoinHandle<Result<(), String>>>,
+    topic: Topic,
+    value: Bytes,
+    producers: usize,
+    latencies: Vec<u64>,
+    commits: u64,
+    time: Duration,
+}
+
+impl LogBench {
+    fn open(bench: &BenchLog, dir: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+        let config = Config::default();
+        let metrics = Arc::new(Metrics::default());
+        let start = Instant::now();
+        let clock = move || Now {
+            mono_us: start.elapsed().as_micros() as u64,
+            wall_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_millis() as i64),
+        };
+        let mut topic_defaults = config.topic_defaults;
+        topic_defaults.partitions = bench.partitions;
+        let (log, writer, reader) = Log::open(LogOptions {
+            data_dir: dir.to_path_buf(),
+            storage: config.storage,
+            topic_defaults,
+            limits: config.limits,
+            topics: Vec::new(),
+            metrics: Arc::clone(&metrics),
+            now: clock(),
+            store_id: fastrand::u128(..).to_be_bytes(),
+        })?;
+        let writing = thread::spawn(move || writer.run(clock).map_err(|error| error.to_string()));
+        let reading = thread::spawn(move || {
+            reader.run();
+            Ok(())
+        });
+        let value: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(bench.bytes).collect();
+        Ok(Self {
+            log,
+            metrics,
+            threads: vec![writing, reading],
+            topic: Topic::parse("bench").map_err(|error| error.to_string())?,
+            value: value.into(),
+            producers: bench.producers,
+            latencies: Vec::new(),
+            commits: 0,
+            time: Duration::ZERO,
+        })
+    }
+
+    /// One thread plays all producers, as the broker's executor does.
+    fn run(&mut self, duration: Duration) -> Result<(), Box<dyn std::error::Error>> {
+        let ready = Arc::new(Ready::default());
+        let commits_before = self.metrics.log.commits.get();
+        let start = Instant::now();
+        let mut producers: Vec<Producer> = (0..self.producers).map(|id| Producer::new(id, &ready)).collect();
+        for producer in &mut producers {
+            producer.submit(self);
+        }
+        let mut left = producers.len();
+        while left > 0 {
+            for id in ready.wait() {
+                let Some(result) = producers[id].ticket.as_mut().and_then(Ticket::take) else {
+                    continue;
+                };
+                result?;
+                self.latencies.push(producers[id].since.elapsed().as_micros() as u64);
+                if start.elapsed() < duration {
+                    producers[id].submit(self);
+                } else {
+                    left -= 1;
+                }
+            }
+        }
+        self.time += start.elapsed();
+        self.commits += self.metrics.log.commits.get() - commits_before;
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.latencies.clear();
+        self.commits = 0;
+        self.time = Duration::ZERO;
+    }
+
+    fn group_bytes(&self, bytes: usize) -> usize {
+        (self.latencies.len() * bytes / (self.commits.max(1) as usize)).clamp(1, RING_BYTES)
+    }
+
+    fn close(mut self) -> Result<(), Box<dyn std::error::Error>> {
+        self.log.stop();
+        for thread in self.threads.drain(..) {
+            thread.join().map_err(|_| "a thread of the log panicked")??;
+        }
+        Ok(())
+    }
+}
+
+struct Producer {
+    waker: Waker,
+    key: Bytes,
+    ticket: Option<Ticket<Committed>>,
+    since: Instant,
+}
+
+impl Producer {
+    fn new(id: usize, ready: &Arc<Ready>) -> Self {
+        let ready = Arc::clone(ready);
+        Self {
+            waker: Waker::from(Arc::new(Woken { id, ready })),
+            key: format!("producer-{id}").into(),
+            ticket: None,
+            since: Instant::now(),
+        }
+    }
+
+    fn submit(&mut self, bench: &LogBench) {
+        self.since = Instant::now();
+        let record = Record {
+            key: Some(self.key.clone()),
+            value: Some(bench.value.clone()),
+            ..Record::default()
+        };
+        let topic = bench.topic.clone();
+        let submission = Submission {
+            appends: vec![Append::Record { topic, record }],
+            state: Vec::new(),
+        };
+        self.ticket = Some(bench.log.submit(submission, &self.waker));
+    }
+}
+
+/// Producers whose ticket is done.
+#[derive(Default)]
+struct Ready {
+    ids: Mutex<VecDeque<usize>>,
+    sleeping: Mutex<Option<thread::Thread>>,
+    some: AtomicBool,
+}
+
+impl Ready {
+    fn wait(&self) -> VecDeque<usize> {
+        loop {
+            *self.sleeping.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
+            if self.some.swap(false, Ordering::AcqRel) {
+                return std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner));
+            }
+            thread::park();
+        }
+    }
+}
+
+struct Woken {
+    id: usize,
+    ready: Arc<Ready>,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.ready
+            .ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(self.id);
+        if !self.ready.some.swap(true, Ordering::AcqRel) {
+            let sleeping = self
+                .ready
+                .sleeping
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            if let Some(sleeping) = sleeping {
+                sleeping.unpark();
+            }
+        }
+    }
+}
+
+/// A preallocated file that is written round and round, with a sync after each write.
+struct Ring {
+    file: File,
+    at: std::cell::Cell<usize>,
+}
+
+impl Ring {
+    fn new(path: &Path) -> std::io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)?;
+        let zeroes = vec![0; 1 << 20];
+        for at in (0..RING_BYTES).step_by(zeroes.len()) {
+            file.write_all_at(&zeroes, at as u64)?;
+        }
+        file.sync_all()?;
+        let at = std::cell::Cell::new(0);
+        Ok(Self { file, at })
+    }
+
+    fn run(&self, group_bytes: usize, duration: Duration, latencies_us: &mut Vec<u64>) -> std::io::Result<Duration> {
+        let group: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(group_bytes).collect();
+        let start = Instant::now();
+        while start.elapsed() < duration {
+            if self.at.get() + group_bytes > RING_BYTES {
+                self.at.set(0);
+            }
+            let before = Instant::now();
+            self.file.write_all_at(&group, self.at.get() as u64)?;
+            self.file.sync_data()?;
+            latencies_us.push(before.elapsed().as_micros() as u64);
+            self.at.set(self.at.get() + group_bytes);
+        }
+        Ok(start.elapsed())
+    }
+}

@@ -1,0 +1,77 @@
+//! `headwater check`: whether everything in a data directory is as it was written, without changing a byte.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Failure;
+use super::output::Out;
+use crate::log::check::{CheckError, check};
+
+/// `headwater check`
+#[derive(Args)]
+pub(super) struct Check {
+    /// Data directory of a broker that does not run
+    dir: PathBuf,
+    /// One JSON object a line: partitions, then damage, then the sum
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let report = check(&self.dir).map_err(|error| match &error {
+            CheckError::NothingThere(_) => Failure::absent(error.to_string()),
+            CheckError::Open(_) => Failure::failed(error.to_string()),
+        })?;
+        let mut out = Out::new();
+        for p in &report.partitions {
+            match self.json {
+                true => out.json(&json!({ "partition": p }))?,
+                false => out.line(&format!(
+                    "{} partition {}: offsets {} to {} (exclusive), {} records in {} batches, {} bytes",
+                    p.topic, p.partition, p.log_start, p.offset_next, p.records, p.batches, p.bytes
+                ))?,
+            }
+        }
+        for d in &report.damaged {
+            match self.json {
+                true => out.json(&json!({ "damaged": d }))?,
+                false => out.line(&format!(
+                    "DAMAGED {} partition {} offsets {} to {}: {}",
+                    d.topic, d.partition, d.offset_first, d.offset_last, d.why
+                ))?,
+            }
+        }
+        for why in &report.unread {
+            match self.json {
+                true => out.json(&json!({ "unread": why }))?,
+                false => out.line(&format!("UNREADABLE {why}"))?,
+            }
+        }
+        for path in &report.set_aside {
+            match self.json {
+                true => out.json(&json!({ "set_aside": path }))?,
+                false => out.line(&format!("set aside earlier: {}", path.display()))?,
+            }
+        }
+        let (records, batches, bytes) = (report.records(), report.batches(), report.bytes());
+        match self.json {
+            true => {
+                out.json(&json!({ "sound": report.sound(), "records": records, "batches": batches, "bytes": bytes }))?
+            }
+            false => out.line(&format!(
+                "{records} records in {batches} batches are as they were written, {bytes} bytes"
+            ))?,
+        }
+        out.flush()?;
+        match report.sound() {
+            true => Ok(()),
+            false => Err(Failure::damaged(format!(
+                "{} is damaged, see above",
+                self.dir.display()
+            ))),
+        }
+    }
+}

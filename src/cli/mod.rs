@@ -1,0 +1,63 @@
+//! The command line: one file a command. Results go to standard output, everything else to standard error; the exit codes are
+//! those of `src/manual/cli.md`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+mod bench;
+pub mod client;
+mod configuration;
+mod failure;
+mod logs;
+mod process;
+pub mod send;
+pub mod sensors;
+mod serve;
+
+pub use failure::Failure;
+
+/// A durable log broker for the edge: MQTT, Kafka and a compact protocol over one log, forwarded to Apache Kafka.
+#[derive(Parser)]
+#[command(name = "headwater", version, disable_help_subcommand = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the broker in the foreground until SIGTERM or SIGINT
+    Serve(serve::Serve),
+    /// Check or print configurations
+    #[command(subcommand)]
+    Config(configuration::Configuration),
+    /// Measure this machine
+    #[command(subcommand, hide = true)]
+    Bench(bench::Bench),
+}
+
+/// Which configuration.
+#[derive(Args)]
+struct ConfigArgs {
+    /// Configuration file; without it, the embedded default
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Any key by its dotted path, such as listen.mqtt=127.0.0.1:1884; wins over the file
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(command) => command.run(),
+        Command::Config(command) => command.run(),
+        Command::Bench(command) => command.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.exit(),
+    }
+}

@@ -1,0 +1,263 @@
+//! Downlink: the records of the topic `commands` whose key is the device id, one at a time, each until the device says that it
+//! is carried out. The cursor is stored behind the device's row, so that commands sent while a device sleeps are delivered when
+//! it is back: at least once, in order, as long as they are retained. It is stored within a second of the CommandAck or with
+//! the device's next records, so a crash may deliver a command again, never skip one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::Bytes;
+
+use super::broker::Broker;
+use super::row::{Cursor, cursor_key};
+use crate::log::{Expect, ReadBatches, ReadRequest, StateChange, Submission, Table, Ticket, Watch};
+use crate::model::batch::Batch;
+use crate::model::name::partition_of_key;
+use crate::model::{Now, Offset, Partition, Record};
+
+/// The topic that commands come from.
+pub(super) const TOPIC: &str = "commands";
+/// Bytes read at a time, and the bound on what one batch of them decodes to.
+const READ_BYTES: usize = 64 << 10;
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// A command without an answer is sent again after this.
+const RESEND_MS: u64 = 5000;
+/// How often to look for a topic that is not there, or read again after a failure.
+const LOOK_MS: u64 = 10_000;
+/// A moved cursor is stored after this at the latest.
+const STORE_MS: u64 = 1000;
+
+/// A command to be sent.
+pub(super) struct Sending<'a> {
+    pub(super) id: u64,
+    pub(super) name: &'a str,
+    pub(super) payload: &'a [u8],
+}
+
+struct Pending {
+    id: u64,
+    name: String,
+    payload: Bytes,
+}
+
+pub(super) struct Commands {
+    broker: Arc<Broker>,
+    device: Arc<str>,
+    cursor: Option<Cursor>,
+    queue: VecDeque<Pending>,
+    /// Where the next read begins; the cursor stays behind it until the queue is done.
+    read_next: u64,
+    ticket: Option<Ticket<ReadBatches>>,
+    watch: Option<(u64, Watch)>,
+    /// The front of the queue was sent then.
+    sent_us: Option<u64>,
+    look_us: u64,
+    store_us: Option<u64>,
+}
+
+impl Commands {
+    /// After a Hello; `cursor` is what the log has.
+    pub(super) fn new(broker: Arc<Broker>, device: Arc<str>, cursor: Option<Vec<u8>>) -> Self {
+        let cursor = cursor.as_deref().and_then(Cursor::decode);
+        Self {
+            broker,
+            device,
+            read_next: cursor.map_or(0, |c| c.offset),
+            cursor,
+            queue: VecDeque::new(),
+            ticket: None,
+            watch: None,
+            sent_us: None,
+            look_us: 0,
+            store_us: None,
+        }
+    }
+
+    pub(super) fn deadline_us(&self) -> Option<u64> {
+        let resend = self.sent_us.map(|at| at.saturating_add(RESEND_MS.saturating_mul(1000)));
+        let look = (self.queue.is_empty() && self.ticket.is_none() && self.watch.is_none()).then_some(self.look_us);
+        [resend, look, self.store_us].into_iter().flatten().min()
+    }
+
+    /// What is to be sent now, if anything.
+    pub(super) fn poll(&mut self, waker: &Waker, now: Now) -> Option<Sending<'_>> {
+        if self.store_us.is_some_and(|at| at <= now.mono_us) {
+            self.store(waker);
+        }
+        self.look(waker, now);
+        let due = match self.sent_us {
+            Some(at) => at.saturating_add(RESEND_MS.saturating_mul(1000)) <= now.mono_us,
+            None => true,
+        };
+        let pending = self.queue.front().filter(|_| due)?;
+        self.sent_us = Some(now.mono_us);
+        Some(Sending {
+            id: pending.id,
+            name: &pending.name,
+            payload: &pending.payload,
+        })
+    }
+
+    /// The device carried a command out.
+    pub(super) fn acked(&mut self, id: u64, now: Now) {
+        if self.queue.front().is_some_and(|pending| pending.id == id) {
+            self.broker.metrics().commands_acked.inc();
+            self.done(now);
+        }
+    }
+
+    /// The front cannot be sent to this device.
+    pub(super) fn too_large(&mut self, now: Now) {
+        self.broker.metrics().commands_too_large.inc();
+        if let Some(pending) = self.queue.front() {
+            tracing::warn!(device = %self.device, command = pending.id, bytes = pending.payload.len(),
+                "a command is larger than the device can receive; it is skipped");
+        }
+        self.done(now);
+    }
+
+    /// Whether the cursor is ahead of the stored one.
+    pub(super) fn moved(&self) -> bool {
+        self.store_us.is_some()
+    }
+
+    /// Stores the cursor.
+    pub(super) fn store(&mut self, waker: &Waker) {
+        self.store_us = None;
+        let Some(cursor) = self.cursor else { return };
+        let change = StateChange {
+            table: Table::Devices,
+            key: cursor_key(&self.device),
+            expect: Expect::Any,
+            value: Some(cursor.encode()),
+        };
+        // Nobody waits for it: without it a command is delivered again.
+        drop(self.broker.log.submit(
+            Submission {
+                appends: Vec::new(),
+                state: vec![change],
+            },
+            waker,
+        ));
+    }
+
+    fn done(&mut self, now: Now) {
+        self.sent_us = None;
+        let Some(done) = self.queue.pop_front() else { return };
+        let offset = match self.queue.is_empty() {
+            true => self.read_next,
+            false => done.id.saturating_add(1),
+        };
+        if let Some(cursor) = &mut self.cursor {
+            cursor.offset = offset;
+        }
+        self.store_us = self.store_us.or(Some(now.after_ms(STORE_MS)));
+    }
+
+    /// Reads on when the queue is empty.
+    fn look(&mut self, waker: &Waker, now: Now) {
+        // A few steps at most: each read either brings commands, moves on, or waits.
+        for _ in 0..8 {
+            if !self.queue.is_empty() {
+                return;
+            }
+            if let Some(ticket) = &mut self.ticket {
+                let Some(result) = ticket.take() else { return };
+                self.ticket = None;
+                match result {
+                    Ok(read) => self.take(&read),
+                    Err(_) => {
+                        self.look_us = now.after_ms(LOOK_MS);
+                        return;
+                    }
+                }
+                continue;
+            }
+            if !self.follow(waker, now) {
+                return;
+            }
+        }
+        self.look_us = now.mono_us;
+    }
+
+    /// Starts a read or a watch; whether there may be something at once.
+    fn follow(&mut self, waker: &Waker, now: Now) -> bool {
+        let log = &self.broker.log;
+        let Some(topic) = log.topic(TOPIC) else {
+            self.watch = None;
+            self.look_us = now.after_ms(LOOK_MS);
+            return false;
+        };
+        let partition = partition_of_key(self.device.as_bytes(), topic.partitions);
+        let Some(bounds) = log.bounds(TOPIC, partition) else {
+            self.look_us = now.after_ms(LOOK_MS);
+            return false;
+        };
+        let same = |c: &Cursor| c.topic_id == topic.id && c.partition == partition.0;
+        if !self.cursor.as_ref().is_some_and(same) {
+            // A device that was never here, or another topic of that name: from the first that is there.
+            self.read_next = bounds.log_start.0;
+            self.watch = None;
+        }
+        self.read_next = self.read_next.clamp(bounds.log_start.0, bounds.high_watermark.0);
+        self.cursor = Some(Cursor {
+            topic_id: topic.id,
+            partition: partition.0,
+            offset: self.read_next,
+        });
+        if self.read_next == bounds.high_watermark.0 {
+            if !self.watch.as_ref().is_some_and(|(at, _)| *at == self.read_next) {
+                let watch = log.watch_partition(&topic.name, partition, Offset(self.read_next), waker);
+                self.watch = Some((self.read_next, watch));
+            }
+            return false;
+        }
+        self.watch = None;
+        let request = ReadRequest {
+            topic: topic.name.clone(),
+            partition: Partition(partition.0),
+            from: Offset(self.read_next),
+            bytes_max: READ_BYTES,
+        };
+        self.ticket = Some(log.read(request, waker));
+        true
+    }
+
+    fn take(&mut self, read: &ReadBatches) {
+        let from = self.read_next;
+        for piece in &read.batches {
+            for (offset, record) in records(piece) {
+                let ours = record.key.as_deref() == Some(self.device.as_bytes());
+                if let (true, Some(payload)) = (ours && offset.0 >= from, record.value) {
+                    let name = record.headers.iter().find(|h| h.name == "name");
+                    let name = name.and_then(|h| h.value.as_deref()).unwrap_or_default();
+                    self.queue.push_back(Pending {
+                        id: offset.0,
+                        name: String::from_utf8_lossy(name).into_owned(),
+                        payload,
+                    });
+                }
+            }
+        }
+        // A read that brings nothing must not be asked again and again.
+        self.read_next = read.offset_next.0.max(from.saturating_add(1));
+    }
+}
+
+/// The records of a piece that may hold several batches. What does not parse is passed over: the log has checked it already.
+pub(super) fn records(piece: &Bytes) -> Vec<(Offset, Record)> {
+    let mut found = Vec::new();
+    let mut rest = piece.clone();
+    while let Some(length) = rest.get(8..12).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes) {
+        let total = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(12);
+        if total > rest.len() {
+            break;
+        }
+        let batch = rest.split_to(total);
+        if let Ok(records) = Batch::parse(batch).and_then(|b| b.records(BATCH_BYTES_MAX)) {
+            found.extend(records);
+        }
+    }
+    found
+}

@@ -1,0 +1,178 @@
+//! From a draft to the operations of one store commit, and to what memory learns once that commit is durable.
+
+use bytes::Bytes;
+
+use crate::model::batch::{self, Batch};
+use crate::model::{Now, Offset};
+
+use super::draft::{Growth, Run};
+use super::layout::{BatchEntry, Directory, PartitionKey, cut, journal_key};
+use super::partition::SEGMENT;
+use super::state::{Row, State};
+use super::store::{Change, Map, Op};
+
+/// An append of so many bytes, a producer's batch or a single record, gets a segment row of its own. What is packed of smaller ones
+/// stays in the commit's journal row whatever its size: one row a commit costs half of what a row a batch does.
+pub(super) const SEGMENT_BYTES: usize = 16 << 10;
+
+/// A batch on its way to the store.
+#[derive(Debug)]
+pub(super) struct Stored {
+    entry: BatchEntry,
+    row: u64,
+    at: u32,
+    bytes: Bytes,
+}
+
+/// The batches of a commit.
+#[derive(Debug, Default)]
+pub(super) struct Commit {
+    stored: Vec<Stored>,
+    row: Option<Row>,
+    /// Records in it.
+    pub(super) records: u64,
+    /// Bytes of its batches.
+    pub(super) bytes: u64,
+}
+
+impl Commit {
+    /// Packs and stamps what partitions gain, and adds the operations that store it. `row` is the number that a journal row gets.
+    pub(super) fn new(
+        growth: impl Iterator<Item = (PartitionKey, Growth)>,
+        row: u64,
+        now: Now,
+        ops: &mut Vec<Op>,
+    ) -> Self {
+        let mut commit = Self::default();
+        let mut small = Vec::new();
+        for (partition, growth) in growth {
+            let append_time = growth.topic.settings.log_append_time.then_some(now.wall_ms);
+            for run in growth.runs {
+                let alone = !matches!(&run, Run::Records(_, records, _) if records.len() > 1);
+                let (entry, bytes) = stamped(partition, run, growth.leader_epoch, append_time, now);
+                commit.records += u64::from(entry.records);
+                commit.bytes += u64::from(entry.bytes);
+                if alone && bytes.len() >= SEGMENT_BYTES {
+                    commit.add_segment(entry, bytes, ops);
+                } else {
+                    small.push((entry, bytes));
+                }
+            }
+        }
+        if !small.is_empty() {
+            commit.add_row(small, row, now, ops);
+        }
+        commit
+    }
+
+    fn add_segment(&mut self, entry: BatchEntry, bytes: Bytes, ops: &mut Vec<Op>) {
+        let (partition, base_offset) = (entry.partition, entry.base_offset);
+        ops.push(Op::put(
+            Map::Segments,
+            partition.segment(base_offset),
+            entry.encode_segment(),
+        ));
+        for (i, piece) in cut(vec![bytes.clone()]).into_iter().enumerate() {
+            ops.push(Op {
+                map: Map::SegmentData,
+                key: partition.segment_piece(base_offset, i),
+                change: Change::Put(piece),
+            });
+        }
+        self.stored.push(Stored {
+            entry,
+            row: SEGMENT,
+            at: 0,
+            bytes,
+        });
+    }
+
+    fn add_row(&mut self, small: Vec<(BatchEntry, Bytes)>, number: u64, now: Now, ops: &mut Vec<Op>) {
+        let entries: Vec<BatchEntry> = small.iter().map(|(entry, _)| *entry).collect();
+        let directory = Directory::encode(&entries, now.wall_ms);
+        let mut at = directory.len();
+        let mut slices = vec![directory];
+        for (entry, bytes) in small {
+            slices.push(bytes.clone());
+            let begins = at as u32;
+            at += bytes.len();
+            self.stored.push(Stored {
+                entry,
+                row: number,
+                at: begins,
+                bytes,
+            });
+        }
+        for (i, piece) in cut(slices).into_iter().enumerate() {
+            ops.push(Op {
+                map: Map::Journal,
+                key: journal_key(number, i),
+                change: Change::Put(piece),
+            });
+        }
+        self.row = Some(Row {
+            number,
+            bytes: at as u32,
+            live: entries.len() as u32,
+        });
+    }
+
+    /// It is durable: memory learns of it.
+    pub(super) fn apply(self, state: &mut State) {
+        state.rows.extend(self.row);
+        for stored in self.stored {
+            state.append(&stored.entry, stored.row, stored.at, Some(stored.bytes));
+        }
+    }
+
+    /// Whether it has a journal row.
+    pub(super) fn has_row(&self) -> bool {
+        self.row.is_some()
+    }
+}
+
+fn stamped(
+    partition: PartitionKey,
+    run: Run,
+    leader_epoch: i32,
+    append_time: Option<i64>,
+    now: Now,
+) -> (BatchEntry, Bytes) {
+    let (base_offset, records, mut max_timestamp, mut bytes) = match run {
+        Run::Records(base_offset, records, _) => {
+            let newest = records.iter().map(|record| record.timestamp_ms).max();
+            (
+                base_offset,
+                records.len() as u32,
+                newest.unwrap_or(-1),
+                batch::pack(&records),
+            )
+        }
+        Run::Batch(base_offset, batch) => {
+            let header = *batch.header();
+            let records = header.last_offset_delta as u32 + 1;
+            (base_offset, records, header.max_timestamp, owned(batch))
+        }
+    };
+    batch::stamp(&mut bytes, Offset(base_offset), leader_epoch);
+    if let Some(time_ms) = append_time {
+        batch::stamp_append_time(&mut bytes, time_ms);
+        max_timestamp = time_ms;
+    }
+    let entry = BatchEntry {
+        partition,
+        base_offset,
+        records,
+        bytes: bytes.len() as u32,
+        max_timestamp,
+        append_ms: now.wall_ms,
+        leader_epoch,
+    };
+    (entry, bytes.into())
+}
+
+/// The batch's bytes to write into. They are copied where they are a part of something larger: the tail cache would else keep the
+/// whole of a request for a small batch of it.
+fn owned(batch: Batch) -> Vec<u8> {
+    batch.bytes().to_vec()
+}

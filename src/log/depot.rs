@@ -1,0 +1,270 @@
+//! Where the store lies: the data directory, its lock, the database file, and what was set aside.
+//!
+//! ```text
+//! LOCK                          locked by the process that serves it, whose pid is in it
+//! headwater.redb                the database
+//! headwater.redb.new            a database in the making; never opened, removed at the next start
+//! headwater.redb.damaged-N      the N-th database that was set aside; never touched again
+//! GENERATION                    how many databases were set aside, also when those files are gone
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Error as IoError, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::disk::FileDisk;
+use super::layout::{FORMAT, Fields, damaged};
+use super::redb::RedbStore;
+use super::store::{Map, Op, Store, StoreError};
+
+/// Name of the database.
+pub const DATABASE: &str = "headwater.redb";
+const LOCK: &str = "LOCK";
+const GENERATION: &str = "GENERATION";
+
+/// Keys in `Map::Meta`.
+const META_FORMAT: &[u8] = b"format";
+const META_STORE_ID: &[u8] = b"store_id";
+const META_GENERATION: &[u8] = b"generation";
+
+/// What a store says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Random, given when the first store of the directory was made.
+    pub store_id: [u8; 16],
+    /// Stores that were lost before it.
+    pub generation: u32,
+}
+
+/// Where a store comes from, and where a damaged one goes.
+pub trait Depot: Send + Sync {
+    /// Opens the store; makes one if there is none. Checks every page of it if `verify` says so.
+    fn open(&self, verify: bool) -> Result<(Box<dyn Store>, Identity), StoreError>;
+    /// Puts the damaged store away, so that the next `open` makes a new one. Says where it is now.
+    fn set_aside(&self) -> Result<String, StoreError>;
+}
+
+/// Why a data directory cannot be served.
+#[derive(Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// Another process serves it.
+    Held {
+        /// The directory.
+        directory: PathBuf,
+        /// The process, when it says so.
+        pid: Option<u32>,
+    },
+    /// The directory cannot be made or written.
+    Directory {
+        /// Which.
+        directory: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The store cannot be opened, and that is no damage that setting it aside would mend.
+    Store(StoreError),
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Held { directory, pid } => {
+                let directory = directory.display();
+                match pid {
+                    Some(pid) => write!(
+                        f,
+                        "{directory} is served by process {pid}. Try: another node.data_dir, or stop it"
+                    ),
+                    None => write!(
+                        f,
+                        "{directory} is served by another process. Try: another node.data_dir, or stop it"
+                    ),
+                }
+            }
+            Self::Directory { directory, why } => write!(
+                f,
+                "{} cannot be used: {why}. Try: a node.data_dir that this user may write to",
+                directory.display()
+            ),
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// The depot of a data directory.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    cache_bytes: usize,
+    store_id: [u8; 16],
+    /// Locked as long as it is open.
+    _lock: File,
+}
+
+impl Directory {
+    /// Takes a data directory: makes it if need be and locks it.
+    pub fn take(path: &Path, cache_bytes: usize, store_id: [u8; 16]) -> Result<Self, OpenError> {
+        let unusable = |error: IoError| OpenError::Directory {
+            directory: path.into(),
+            why: error.to_string(),
+        };
+        fs::create_dir_all(path).map_err(unusable)?;
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join(LOCK))
+            .map_err(unusable)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(held(path, &mut lock));
+        }
+        let pid = format!("{}\n", std::process::id());
+        lock.set_len(0)
+            .and_then(|()| lock.write_all(pid.as_bytes()))
+            .map_err(unusable)?;
+        Ok(Self {
+            path: path.into(),
+            cache_bytes,
+            store_id,
+            _lock: lock,
+        })
+    }
+
+    fn database(&self) -> PathBuf {
+        self.path.join(DATABASE)
+    }
+
+    /// Stores that were set aside: by the file that counts them, and by those that are still there.
+    fn generation(&self) -> u32 {
+        let counted = fs::read_to_string(self.path.join(GENERATION)).ok();
+        let counted = counted.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let prefix = format!("{DATABASE}.damaged-");
+        let names = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let numbers = names.filter_map(|entry| entry.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok());
+        numbers.fold(counted, u32::max)
+    }
+
+    /// A database is made under another name, synced and renamed: a power cut in the middle would else leave a file that cannot
+    /// be opened for ever.
+    fn create(&self) -> Result<(), StoreError> {
+        let aside = self.path.join(format!("{DATABASE}.new"));
+        match fs::remove_file(&aside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(&error)),
+            _ => {}
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&aside);
+        let file = file.map_err(|error| io(&error))?;
+        let sync = file.try_clone().map_err(|error| io(&error))?;
+        let store = RedbStore::open(Box::new(FileDisk(file)), self.cache_bytes, false)?;
+        store.commit(&[
+            Op::put(Map::Meta, META_FORMAT, FORMAT.to_be_bytes().to_vec()),
+            Op::put(Map::Meta, META_STORE_ID, self.store_id.to_vec()),
+            Op::put(Map::Meta, META_GENERATION, self.generation().to_be_bytes().to_vec()),
+        ])?;
+        drop(store);
+        let finish = || {
+            sync.sync_all()?;
+            fs::rename(&aside, self.database())?;
+            self.sync()
+        };
+        finish().map_err(|error| io(&error))
+    }
+
+    fn sync(&self) -> Result<(), IoError> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+impl Depot for Directory {
+    fn open(&self, verify: bool) -> Result<(Box<dyn Store>, Identity), StoreError> {
+        let path = self.database();
+        match fs::metadata(&path) {
+            Ok(found) if found.len() == 0 => return Err(damaged("the database is an empty file")),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => self.create()?,
+            Err(error) => return Err(io(&error)),
+        }
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|error| io(&error))?;
+        let store = RedbStore::open(Box::new(FileDisk(file)), self.cache_bytes, verify)?;
+        let identity = identity(&store)?;
+        Ok((Box::new(store), identity))
+    }
+
+    fn set_aside(&self) -> Result<String, StoreError> {
+        let generation = self.generation() + 1;
+        let aside = self.path.join(format!("{DATABASE}.damaged-{generation}"));
+        let count = self.path.join(format!("{GENERATION}.new"));
+        let put = || {
+            // The count first: a crash between the two leaves a gap in the numbers, never a number given twice.
+            let mut file = File::create(&count)?;
+            file.write_all(format!("{generation}\n").as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&count, self.path.join(GENERATION))?;
+            self.sync()?;
+            fs::rename(self.database(), &aside)?;
+            self.sync()
+        };
+        put().map_err(|error| io(&error))?;
+        Ok(aside.display().to_string())
+    }
+}
+
+/// Refuses a directory that a process serves. Looks only, and does not wait.
+pub fn held_by(path: &Path) -> Result<(), OpenError> {
+    let Ok(mut lock) = File::open(path.join(LOCK)) else {
+        return Ok(());
+    };
+    match flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(held(path, &mut lock)),
+    }
+}
+
+fn held(path: &Path, lock: &mut File) -> OpenError {
+    let mut text = String::new();
+    let pid = lock
+        .read_to_string(&mut text)
+        .ok()
+        .and_then(|_| text.trim().parse().ok());
+    let directory = path.into();
+    OpenError::Held { directory, pid }
+}
+
+/// The databases in a directory that were set aside.
+pub fn set_aside(path: &Path) -> Vec<PathBuf> {
+    let names = fs::read_dir(path).into_iter().flatten().flatten();
+    let aside = |name: &PathBuf| {
+        let name = name.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with(&format!("{DATABASE}.damaged-")))
+    };
+    let mut found: Vec<PathBuf> = names.map(|entry| entry.path()).filter(aside).collect();
+    found.sort();
+    found
+}
+
+/// What a store says of itself; refuses one of a newer format.
+pub fn identity(store: &dyn Store) -> Result<Identity, StoreError> {
+    let meta = |key: &[u8]| {
+        let value = store.point(Map::Meta, key)?;
+        value.ok_or_else(|| damaged(format!("it does not say its {}", String::from_utf8_lossy(key))))
+    };
+    let found = Fields(&meta(META_FORMAT)?).u32()?;
+    if found > FORMAT {
+        return Err(StoreError::Newer { found, known: FORMAT });
+    }
+    let store_id = meta(META_STORE_ID)?.try_into();
+    Ok(Identity {
+        store_id: store_id.map_err(|_| damaged("its id is not 16 bytes"))?,
+        generation: Fields(&meta(META_GENERATION)?).u32()?,
+    })
+}
+
+fn io(error: &IoError) -> StoreError {
+    StoreError::Io(error.to_string())
+}

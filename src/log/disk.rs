@@ -1,0 +1,159 @@
+//! What lies under a store: a flat run of bytes that is read, written and synced. The seam for the ring, for faults in tests, and for
+//! looking at a database without writing to it.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::fs::File;
+use std::io::{Error, ErrorKind, Result};
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A run of bytes. New length is zeroes; only what was synced survives a power cut.
+pub trait Disk: Debug + Send + Sync + 'static {
+    /// Its length.
+    fn len(&self) -> Result<u64>;
+    /// Fills `out` from `offset` on, or fails.
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()>;
+    /// Writes all of it.
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()>;
+    /// Makes it shorter or longer.
+    fn set_len(&self, len: u64) -> Result<()>;
+    /// Makes durable what was written before.
+    fn sync(&self) -> Result<()>;
+}
+
+/// A plain file.
+#[derive(Debug)]
+pub struct FileDisk(pub File);
+
+impl Disk for FileDisk {
+    fn len(&self) -> Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// A file that is only read; what is written is kept in memory, over it. A store that repairs itself when it is opened can so be
+/// opened without a change on the disk.
+#[derive(Debug)]
+pub struct CopyOnWriteDisk {
+    file: File,
+    over: Mutex<Over>,
+}
+
+#[derive(Debug)]
+struct Over {
+    len: u64,
+    /// The file counts up to here: what lies beyond is zeroes, though a longer file had other bytes there.
+    file_len: u64,
+    pages: BTreeMap<u64, Box<[u8; PAGE]>>,
+}
+
+const PAGE: usize = 4096;
+
+impl CopyOnWriteDisk {
+    /// Over a file that was opened for reading.
+    pub fn new(file: File) -> Result<Self> {
+        let len = file.metadata()?.len();
+        let over = Mutex::new(Over {
+            len,
+            file_len: len,
+            pages: BTreeMap::new(),
+        });
+        Ok(Self { file, over })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Over> {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn page(&self, over: &Over, number: u64) -> Result<Box<[u8; PAGE]>> {
+        if let Some(page) = over.pages.get(&number) {
+            return Ok(page.clone());
+        }
+        let mut page = Box::new([0; PAGE]);
+        let begins = number * PAGE as u64;
+        let there = over.file_len.saturating_sub(begins).min(PAGE as u64) as usize;
+        self.file.read_exact_at(&mut page[..there], begins)?;
+        Ok(page)
+    }
+}
+
+impl Disk for CopyOnWriteDisk {
+    fn len(&self) -> Result<u64> {
+        Ok(self.lock().len)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let over = self.lock();
+        if offset.saturating_add(out.len() as u64) > over.len {
+            return Err(Error::new(ErrorKind::UnexpectedEof, "the file is shorter than it says"));
+        }
+        each_page(offset, out.len(), |number, at, range| {
+            let wanted = &mut out[range];
+            wanted.copy_from_slice(&self.page(&over, number)?[at..at + wanted.len()]);
+            Ok(())
+        })
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let mut over = self.lock();
+        over.len = over.len.max(offset + data.len() as u64);
+        each_page(offset, data.len(), |number, at, range| {
+            let mut page = self.page(&over, number)?;
+            let given = &data[range];
+            page[at..at + given.len()].copy_from_slice(given);
+            over.pages.insert(number, page);
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        let mut over = self.lock();
+        over.len = len;
+        over.file_len = over.file_len.min(len);
+        let first_gone = len.div_ceil(PAGE as u64);
+        over.pages.split_off(&first_gone);
+        let last = len / PAGE as u64;
+        if let Some(page) = over.pages.get_mut(&last) {
+            page[(len % PAGE as u64) as usize..].fill(0);
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Calls `each` with page number, place in the page and range of the bytes for every page that they touch.
+fn each_page(
+    offset: u64,
+    len: usize,
+    mut each: impl FnMut(u64, usize, std::ops::Range<usize>) -> Result<()>,
+) -> Result<()> {
+    let mut done = 0;
+    while done < len {
+        let place = offset + done as u64;
+        let at = (place % PAGE as u64) as usize;
+        let until = len.min(done + PAGE - at);
+        each(place / PAGE as u64, at, done..until)?;
+        done = until;
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! A log that commits on its caller's thread over the store in memory: for tests of the rooms above.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::config::{Config, TopicDefaults};
+use crate::model::Now;
+
+use super::depot::Depot;
+use super::memory::MemoryDepot;
+use super::ticket::Wakes;
+use super::{Log, OpenError, OpenOptions, Writer};
+
+/// The writer of such a log, and its time.
+pub(super) struct Inline {
+    writer: Writer,
+    now: Now,
+}
+
+/// Topics of such a log: made on first use, four partitions, kept for ever.
+pub(super) fn topic_defaults() -> TopicDefaults {
+    TopicDefaults {
+        auto_create: true,
+        partitions: 4,
+        retention_ms: None,
+        retention_bytes: None,
+        priority: 5,
+        batch_bytes_max: 1 << 20,
+    }
+}
+
+pub(super) fn options(now: Now) -> OpenOptions {
+    let config = Config::default();
+    OpenOptions {
+        data_dir: Default::default(),
+        storage: config.storage,
+        topic_defaults: topic_defaults(),
+        limits: config.limits,
+        topics: Vec::new(),
+        metrics: Arc::default(),
+        now,
+        store_id: *b"headwater-inline",
+    }
+}
+
+pub(super) fn open(now: Now) -> Log {
+    let depot = MemoryDepot::default();
+    open_in(Box::new(depot), options(now)).expect("there is nothing in it yet")
+}
+
+/// A log in a data directory that commits on its caller's thread.
+#[cfg(test)]
+pub(super) fn open_directory(options: OpenOptions) -> Result<Log, OpenError> {
+    let cache_bytes = options.storage.cache_bytes;
+    let directory = super::depot::Directory::take(&options.data_dir, cache_bytes, options.store_id)?;
+    open_in(Box::new(directory), options)
+}
+
+/// Opens a log that commits on its caller's thread.
+pub(super) fn open_in(depot: Box<dyn Depot>, options: OpenOptions) -> Result<Log, OpenError> {
+    let now = options.now;
+    let (log, writer, _) = Log::open_in(depot, options)?;
+    let inline = Some(Arc::new(Mutex::new(Inline { writer, now })));
+    Ok(Log { inline, ..log })
+}
+
+pub(super) fn lock(inline: &Mutex<Inline>) -> MutexGuard<'_, Inline> {
+    inline.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Commits everything that waits; wakes once the writer is free again, so that a woken one may submit at once.
+pub(super) fn commit_all(inline: &Mutex<Inline>) {
+    let mut wakes = Wakes::default();
+    lock(inline).commit_all(&mut wakes);
+    wakes.fire();
+}
+
+impl Inline {
+    pub(super) fn set_now(&mut self, now: Now) {
+        self.now = now;
+        self.writer.due.look_now();
+        let mut wakes = Wakes::default();
+        loop {
+            self.writer.turn(Vec::new(), now, &mut wakes);
+            if !self.writer.due.has_garbage() {
+                break;
+            }
+        }
+    }
+
+    fn commit_all(&mut self, wakes: &mut Wakes) {
+        let shared = Arc::clone(&self.writer.shared);
+        loop {
+            let gathered = shared.queue.gather(shared.commit_bytes_max);
+            if gathered.room {
+                shared.watches.room(wakes);
+            }
+            if gathered.items.is_empty() {
+                break;
+            }
+            self.writer.turn(gathered.items, self.now, wakes);
+        }
+    }
+}

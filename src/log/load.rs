@@ -1,0 +1,190 @@
+//! The state of the log from a store, at start and after a failure; and the rows of topics and meta.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::Topic;
+
+use super::draft::Rules;
+use super::layout::{BatchEntry, Directory, Fields, PartitionKey, damaged};
+use super::partition::SEGMENT;
+use super::producers::{Producer, Producers};
+use super::state::{Row, State, TopicState};
+use super::store::{Map, Op, Store, StoreError};
+use super::topic::TopicRow;
+
+/// Key in `Map::Meta`: the number that the next topic gets.
+const TOPIC_KEY_NEXT: &[u8] = b"topic_key_next";
+
+/// What was found in a store.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) state: State,
+    pub(super) producers: Producers,
+    pub(super) topic_key_next: u32,
+    pub(super) row_next: u64,
+    /// Rows and segments that no topic needs any more.
+    pub(super) garbage: Vec<Garbage>,
+}
+
+/// Something to be removed from the store.
+#[derive(Clone, Debug)]
+pub(super) enum Garbage {
+    /// A journal row.
+    Row(u64),
+    /// A segment: where, and how many pieces it has.
+    Segment(PartitionKey, u64),
+    /// Partition rows and producers of a topic that is gone.
+    Topic(u32),
+}
+
+pub(super) fn topic_op(key: u32, row: &TopicRow) -> Op {
+    let value = serde_json::to_vec(row).expect("a topic's row is plain data");
+    Op::put(Map::Topics, key.to_be_bytes(), value)
+}
+
+pub(super) fn topic_key_op(next: u32) -> Op {
+    Op::put(Map::Meta, TOPIC_KEY_NEXT, next.to_be_bytes().to_vec())
+}
+
+/// Reads everything that memory holds.
+pub(super) fn load(store: &dyn Store, rules: &Rules) -> Result<Loaded, StoreError> {
+    let mut loaded = Loaded::default();
+    if let Some(next) = store.point(Map::Meta, TOPIC_KEY_NEXT)? {
+        loaded.topic_key_next = Fields(&next).u32()?;
+    }
+    load_topics(store, rules, &mut loaded)?;
+    let mut batches = Vec::new();
+    load_journal(store, &mut loaded, &mut batches)?;
+    load_segments(store, &mut loaded, &mut batches)?;
+    place(batches, &mut loaded);
+    load_starts(store, &mut loaded)?;
+    store.scan(Map::Producers, &[], None, &mut |key, value| {
+        let partition = PartitionKey::parse(key)?;
+        let id = Fields(key.get(8..).unwrap_or_default()).i64()?;
+        if loaded.state.partition(partition).is_some() {
+            loaded.producers.insert((partition, id), Producer::decode(value)?);
+        }
+        Ok(true)
+    })?;
+    Ok(loaded)
+}
+
+/// The topics alone, without what is in them.
+pub(super) fn topic_rows(store: &dyn Store) -> Result<BTreeMap<u32, TopicRow>, StoreError> {
+    let mut rows = BTreeMap::new();
+    store.scan(Map::Topics, &[], None, &mut |key, value| {
+        let row: TopicRow = serde_json::from_slice(value).map_err(|e| damaged(format!("a topic's row: {e}")))?;
+        rows.insert(Fields(key).u32()?, row);
+        Ok(true)
+    })?;
+    Ok(rows)
+}
+
+fn load_topics(store: &dyn Store, rules: &Rules, loaded: &mut Loaded) -> Result<(), StoreError> {
+    for (key, row) in topic_rows(store)? {
+        let name = Topic::parse(&row.name).map_err(|e| damaged(e.to_string()))?;
+        let entry = rules.entry(&row.name);
+        let info = row
+            .info(name, &rules.defaults, entry)
+            .map_err(|refused| damaged(refused.why))?;
+        loaded.topic_key_next = loaded.topic_key_next.max(key + 1);
+        loaded.state.add_topic(TopicState::new(key, Arc::new(info), row));
+    }
+    Ok(())
+}
+
+/// A batch, its row (or `SEGMENT`) and where it begins in there.
+type Placed = (BatchEntry, u64, u32);
+
+/// Calls `each` with the number and directory of every journal row; reads no further into a row than its directory.
+pub(super) fn directories(
+    store: &dyn Store,
+    each: &mut dyn FnMut(u64, Result<Directory, StoreError>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut part: Vec<u8> = Vec::new();
+    let mut done = None;
+    store.scan(Map::Journal, &[], None, &mut |key, value| {
+        let number = Fields(key).u64()?;
+        if done == Some(number) {
+            return Ok(true);
+        }
+        if key.ends_with(&[0, 0]) {
+            part.clear();
+        }
+        part.extend_from_slice(value);
+        let complete = Directory::bytes_needed(&part).is_ok_and(|needed| part.len() >= needed);
+        if complete {
+            done = Some(number);
+            each(number, Directory::decode(&part))?;
+        }
+        Ok(true)
+    })
+}
+
+fn load_journal(store: &dyn Store, loaded: &mut Loaded, batches: &mut Vec<Placed>) -> Result<(), StoreError> {
+    directories(store, &mut |number, directory| {
+        let directory = directory?;
+        let mut at = Directory::bytes(directory.entries.len());
+        let mut live = 0;
+        for entry in &directory.entries {
+            if loaded.state.partition(entry.partition).is_some() {
+                batches.push((*entry, number, at as u32));
+                live += 1;
+            }
+            at += entry.bytes as usize;
+        }
+        if at != directory.row_bytes {
+            return Err(damaged(format!(
+                "journal row {number} has a directory that does not add up"
+            )));
+        }
+        loaded.row_next = number + 1;
+        if live == 0 {
+            loaded.garbage.push(Garbage::Row(number));
+            return Ok(());
+        }
+        let bytes = directory.row_bytes as u32;
+        loaded.state.rows.push_back(Row { number, bytes, live });
+        Ok(())
+    })
+}
+
+fn load_segments(store: &dyn Store, loaded: &mut Loaded, batches: &mut Vec<Placed>) -> Result<(), StoreError> {
+    store.scan(Map::Segments, &[], None, &mut |key, value| {
+        let entry = BatchEntry::decode_segment(key, value)?;
+        if loaded.state.partition(entry.partition).is_some() {
+            batches.push((entry, SEGMENT, 0));
+        } else {
+            loaded
+                .garbage
+                .push(Garbage::Segment(entry.partition, entry.base_offset));
+        }
+        Ok(true)
+    })
+}
+
+fn place(mut batches: Vec<Placed>, loaded: &mut Loaded) {
+    batches.sort_unstable_by_key(|(entry, ..)| (entry.partition, entry.base_offset));
+    for (entry, row, at) in batches {
+        loaded.state.append(&entry, row, at, None);
+    }
+}
+
+/// Log start offsets last: batches before them are past, though their row is still there for others.
+fn load_starts(store: &dyn Store, loaded: &mut Loaded) -> Result<(), StoreError> {
+    let mut freed = Vec::new();
+    store.scan(Map::Partitions, &[], None, &mut |key, value| {
+        let key = PartitionKey::parse(key)?;
+        let log_start = Fields(value).u64()?;
+        let Some(partition) = loaded.state.partition_mut(key) else {
+            return Ok(true);
+        };
+        freed.extend(partition.advance(log_start).into_iter().map(|batch| (key, batch)));
+        Ok(true)
+    })?;
+    for (key, batch) in freed {
+        loaded.garbage.extend(loaded.state.release(key, &batch));
+    }
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! The partitioned log. `Log` is the handle that every room holds: submit records and state, read, watch, look at topics.
+//!
+//! What goes in goes through one writer (`writer`): it gathers what waits into one durable commit of the `store`, and only then
+//! are tickets done and wakers woken. The log starts no thread and reads no clock: `net` runs `Writer::run` and `Reader::run` on
+//! threads of their own and passes time in. Without them (`Log::inline`) everything happens on the caller's thread, for tests.
+
+mod check;
+mod commit;
+mod depot;
+mod disk;
+mod draft;
+mod inline;
+mod keeper;
+mod layout;
+mod load;
+mod memory;
+mod open;
+mod pace;
+mod partition;
+mod producers;
+mod queue;
+mod read;
+mod reader;
+mod redb;
+mod retention;
+mod shared;
+mod state;
+mod store;
+mod submission;
+mod ticket;
+mod topic;
+mod watch;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use crate::model::{Now, Offset, Partition, Topic};
+
+pub use check::{CheckError, CheckReport, CheckedPartition, DamagedRange, check};
+pub use depot::OpenError;
+pub use open::OpenOptions;
+pub use read::{Bounds, ReadBatches, ReadRequest, TimePoint};
+pub use reader::Reader;
+pub use submission::{Append, Appended, Committed, Expect, Refused, StateChange, Submission, Table};
+pub use ticket::Ticket;
+pub use topic::{TopicInfo, TopicSettings, TopicSpec};
+pub use watch::Watch;
+pub use writer::{Writer, WriterError};
+
+use queue::Item;
+use shared::Shared;
+use store::Map;
+use ticket::{Wakes, ticket};
+use watch::Interest;
+
+/// Handle to the log; clones share it.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+    /// The writer of a log that commits on the caller's thread, and its time.
+    inline: Option<Arc<Mutex<inline::Inline>>>,
+}
+
+/// What a topic and a time cost in the queue.
+const TOPIC_ITEM_BYTES: usize = 1024;
+
+impl Log {
+    /// Queues a submission. Refuses at once with `Code::Busy` when the queue is at its hard bound (the driver stops reading
+    /// long before) and with `Code::Stopping` after `stop`; else the ticket tells.
+    pub fn submit(&self, submission: Submission, waker: &Waker) -> Ticket<Committed> {
+        let bytes = submission.size_bytes();
+        let (promise, ticket) = ticket(waker);
+        let since_us = self.shared.clock_us();
+        self.push(
+            bytes,
+            Item::Submit {
+                submission,
+                promise,
+                since_us,
+            },
+        );
+        ticket
+    }
+
+    /// Whether the queue to the writer is past its soft bound: drivers stop reading from sockets. `watch_room` tells when to go on.
+    pub fn congested(&self) -> bool {
+        self.shared.queue.congested()
+    }
+
+    /// Wakes once when there is room again.
+    pub fn watch_room(&self, waker: &Waker) -> Watch {
+        let watch = self.shared.watches.add(Interest::Room, waker);
+        if !self.shared.queue.congested() {
+            waker.wake_by_ref();
+        }
+        watch
+    }
+
+    /// Makes a topic, durably. `Code::TopicExists`, `TooManyTopics`, `InvalidPartitions`, `InvalidConfig`.
+    pub fn create_topic(&self, spec: TopicSpec, waker: &Waker) -> Ticket<Arc<TopicInfo>> {
+        let (promise, ticket) = ticket(waker);
+        self.push(TOPIC_ITEM_BYTES, Item::CreateTopic(spec, promise));
+        ticket
+    }
+
+    /// Checks a topic to be made without making it.
+    pub fn check_topic(&self, spec: &TopicSpec) -> Result<(), Refused> {
+        let rules = self.shared.rules();
+        let state = self.shared.read_state();
+        let there = state.topics.contains_key(&spec.name);
+        draft::check_spec(spec, &rules, state.topics.len(), state.partitions, there).map(|_| ())
+    }
+
+    /// Removes a topic and its records, durably.
+    pub fn delete_topic(&self, name: &Topic, waker: &Waker) -> Ticket<()> {
+        let (promise, ticket) = ticket(waker);
+        self.push(TOPIC_ITEM_BYTES, Item::DeleteTopic(name.clone(), promise));
+        ticket
+    }
+
+    /// A topic by name.
+    pub fn topic(&self, name: &str) -> Option<Arc<TopicInfo>> {
+        let state = self.shared.read_state();
+        state.topics.get(name).map(|topic| Arc::clone(&topic.info))
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> Vec<Arc<TopicInfo>> {
+        let state = self.shared.read_state();
+        state.topics.values().map(|topic| Arc::clone(&topic.info)).collect()
+    }
+
+    /// What a partition holds; `None` when there is no such partition. Never blocks on the disk.
+    pub fn bounds(&self, topic: &str, partition: Partition) -> Option<Bounds> {
+        let state = self.shared.read_state();
+        let partitions = &state.topics.get(topic)?.partitions;
+        partitions
+            .get(partition.0 as usize)
+            .map(partition::PartitionLog::bounds)
+    }
+
+    /// Reads batches: at once from the tail cache, else by the reader thread. `Code::OffsetOutOfRange` (with the bounds in the
+    /// text) before the log start or past the high watermark, `Code::UnknownTopic`.
+    pub fn read(&self, request: ReadRequest, waker: &Waker) -> Ticket<ReadBatches> {
+        self.shared
+            .reader
+            .read(&self.shared, request, waker, self.inline.is_some())
+    }
+
+    /// The first offset whose timestamp is at or after `timestamp_ms`; `None` when there is none. By the reader thread.
+    pub fn offset_for_time(
+        &self,
+        topic: &Topic,
+        partition: Partition,
+        timestamp_ms: i64,
+        waker: &Waker,
+    ) -> Ticket<Option<TimePoint>> {
+        let request = reader::TimeRequest {
+            topic: topic.clone(),
+            partition,
+            timestamp_ms,
+        };
+        let shared = &self.shared;
+        shared
+            .reader
+            .offset_for_time(shared, request, waker, self.inline.is_some())
+    }
+
+    /// Wakes once when the partition's high watermark passes `offset`, or the topic goes; at once when that is so already.
+    pub fn watch_partition(&self, topic: &Topic, partition: Partition, offset: Offset, waker: &Waker) -> Watch {
+        let interest = Interest::Partition(topic.clone(), partition, offset);
+        let watch = self.shared.watches.add(interest, waker);
+        if self
+            .bounds(topic.as_str(), partition)
+            .is_none_or(|bounds| bounds.high_watermark > offset)
+        {
+            waker.wake_by_ref();
+        }
+        watch
+    }
+
+    /// Wakes once when a commit with a number above `seen` has added records or changed topics; at once when that is so already.
+    pub fn watch_commits(&self, seen: u64, waker: &Waker) -> Watch {
+        let watch = self.shared.watches.add(Interest::Commits(seen), waker);
+        if self.commit_number() > seen {
+            waker.wake_by_ref();
+        }
+        watch
+    }
+
+    /// The number of the newest commit.
+    pub fn commit_number(&self) -> u64 {
+        self.shared.read_state().commit_number
+    }
+
+    /// A committed value. A short read of an indexed table; may touch the disk.
+    pub fn state(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Refused> {
+        let read = self.shared.keeper.with(|store| store.point(Map::State(table), key));
+        read.map_err(|error| writer::storage(&error))
+    }
+
+    /// Committed entries whose key begins with `prefix`, in key order, at most `limit`.
+    #[allow(clippy::type_complexity)]
+    pub fn state_scan(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refused> {
+        let mut entries = Vec::new();
+        let until = store::prefix_until(prefix);
+        let read = self.shared.keeper.with(|store| {
+            store.scan(Map::State(table), prefix, until.as_deref(), &mut |key, value| {
+                if entries.len() < limit {
+                    entries.push((key.to_vec(), value.to_vec()));
+                }
+                Ok(entries.len() < limit)
+            })
+        });
+        read.map_err(|error| writer::storage(&error))?;
+        Ok(entries)
+    }
+
+    /// A log over the in-memory store that commits on the caller's thread: for tests of the rooms above. `now` is the time
+    /// every submission sees until `set_now` turns it.
+    pub fn inline(now: Now) -> Self {
+        inline::open(now)
+    }
+
+    /// Turns the clock of an inline log and runs what is due (retention).
+    pub fn set_now(&self, now: Now) {
+        if let Some(inline) = &self.inline {
+            inline::lock(inline).set_now(now);
+        }
+    }
+
+    /// Takes no more submissions; what is queued is still committed. The writer's `run` returns after that.
+    pub fn stop(&self) {
+        self.shared.queue.stop();
+        self.shared.reader.stop();
+    }
+
+    fn push(&self, bytes: usize, item: Item) {
+        if let Err((refused, item)) = self.shared.queue.push(bytes, item) {
+            self.shared.metrics.log.refused(refused.code);
+            let mut wakes = Wakes::default();
+            match item {
+                Item::Submit { promise, .. } => wakes.add(promise.keep(Err(refused))),
+                Item::CreateTopic(_, promise) => wakes.add(promise.keep(Err(refused))),
+                Item::DeleteTopic(_, promise) => wakes.add(promise.keep(Err(refused))),
+            }
+            return;
+        }
+        self.shared
+            .metrics
+            .log
+            .queue_bytes
+            .set(self.shared.queue.bytes() as i64);
+        if let Some(inline) = &self.inline {
+            inline::commit_all(inline);
+        }
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Log")
+    }
+}

@@ -1,0 +1,276 @@
+//! Opening the log: the store, the state from it, the topics of the configuration; and the same again after the store failed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::{Limits, Storage, TopicDefaults, TopicEntry};
+use crate::metrics::Metrics;
+use crate::model::{Now, Offset, Partition, Topic};
+
+use super::depot::{Depot, Directory, OpenError};
+use super::draft::Rules;
+use super::keeper::{Keeper, Opened};
+use super::load::{Loaded, topic_op};
+use super::queue::Item;
+use super::shared::Shared;
+use super::state::{State, TopicState};
+use super::store::StoreError;
+use super::ticket::{Wakes, ticket};
+use super::{Log, Reader, TopicSpec, Writer};
+
+/// Between two attempts to open a store that the disk refuses, microseconds.
+const RETRY_US: u64 = 1_000_000;
+
+/// What a log is opened with.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// `node.data_dir`
+    pub data_dir: PathBuf,
+    /// `[storage]`
+    pub storage: Storage,
+    /// `[topic_defaults]`
+    pub topic_defaults: TopicDefaults,
+    /// `[limits]`
+    pub limits: Limits,
+    /// Every `[[topic]]`
+    pub topics: Vec<TopicEntry>,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
+    /// The time of opening.
+    pub now: Now,
+    /// Random; becomes the store's id if it has to be made.
+    pub store_id: [u8; 16],
+}
+
+impl Log {
+    /// Opens the log of a data directory, and gives what has to run on two threads of its own. Damage is no error: the damaged
+    /// store is set aside, and the log goes on in a new one.
+    pub fn open(options: OpenOptions) -> Result<(Self, Writer, Reader), OpenError> {
+        let directory = Directory::take(&options.data_dir, options.storage.cache_bytes, options.store_id)?;
+        Self::open_in(Box::new(directory), options)
+    }
+
+    pub(super) fn open_in(depot: Box<dyn Depot>, options: OpenOptions) -> Result<(Self, Writer, Reader), OpenError> {
+        let rules = Rules {
+            defaults: options.topic_defaults,
+            limits: options.limits,
+            entries: options.topics,
+            store_id: options.store_id,
+            generation: 0,
+        };
+        let shared = Arc::new(Shared::new(
+            Keeper::new(depot),
+            options.metrics,
+            rules.clone(),
+            &options.storage,
+            State::default(),
+        ));
+        let mut writer = Writer {
+            shared: Arc::clone(&shared),
+            rules,
+            producers: Default::default(),
+            topic_key_next: 0,
+            row_next: 0,
+            due: Default::default(),
+            retry_us: None,
+            doubted: false,
+        };
+        let mut wakes = Wakes::default();
+        let opened = shared
+            .keeper
+            .open(&writer.rules, false, |_| Ok(()))
+            .map_err(OpenError::Store)?;
+        writer.install(opened, options.now, &mut wakes);
+        let reader = Reader {
+            shared: Arc::clone(&shared),
+        };
+        let inline = None;
+        Ok((Self { shared, inline }, writer, reader))
+    }
+}
+
+impl Writer {
+    /// After an error of the store: drops the handle, opens it anew, and goes on with what is really there.
+    pub(super) fn recover(&mut self, error: &StoreError, now: Now, wakes: &mut Wakes) {
+        let metrics = &self.shared.metrics;
+        tracing::error!(%error, "the store failed; opening it anew");
+        metrics.health.degrade("store", error.to_string());
+        metrics.log.store_recoveries.inc();
+        let shared = Arc::clone(&self.shared);
+        // A page that made no sense may have been one bad read: the whole store is checked. If it is found sound and again makes no
+        // sense, it is not believed any more.
+        let damaged = matches!(error, StoreError::Damaged(_));
+        let again = damaged && std::mem::replace(&mut self.doubted, true);
+        let opened = shared.keeper.open(&self.rules, damaged, |loaded| {
+            if again {
+                return Err(error.clone());
+            }
+            whole(&shared.read_state(), loaded)
+        });
+        match opened {
+            Ok(opened) => {
+                self.retry_us = None;
+                shared.metrics.health.restore("store");
+                self.install(opened, now, wakes);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store cannot be opened; trying again");
+                self.retry_us = Some(now.mono_us.saturating_add(RETRY_US));
+            }
+        }
+    }
+
+    /// Looks after a store that is closed, or that a read found failing. False while there is none.
+    pub(super) fn store_is_open(&mut self, now: Now, wakes: &mut Wakes) -> bool {
+        let failure = self.shared.take_failure();
+        if let Some(retry_us) = self.retry_us {
+            if now.mono_us >= retry_us {
+                self.recover(&StoreError::Closed, now, wakes);
+            }
+        } else if let Some(error) = failure {
+            self.recover(&error, now, wakes);
+        }
+        self.retry_us.is_none()
+    }
+
+    /// Takes over what a store holds, and brings it to what the configuration says.
+    fn install(&mut self, opened: Opened, now: Now, wakes: &mut Wakes) {
+        let metrics = Arc::clone(&self.shared.metrics);
+        if let Some((error, aside)) = &opened.lost {
+            let generation = opened.identity.generation;
+            tracing::error!(
+                %error, aside, generation,
+                "the store was damaged and is set aside; records, sessions and deduplication state in it are lost to readers; \
+                 offsets go on above them in a new leader epoch"
+            );
+            metrics.log.stores_lost.inc();
+            self.doubted = false;
+            let why = format!("{error}; it was set aside as {aside}, and the log goes on in a new one");
+            metrics.health.degrade("store-lost", why);
+        }
+        let Loaded {
+            mut state,
+            producers,
+            topic_key_next,
+            row_next,
+            garbage,
+        } = opened.loaded;
+        self.rules.store_id = opened.identity.store_id;
+        self.rules.generation = opened.identity.generation;
+        self.producers = producers;
+        self.topic_key_next = topic_key_next;
+        self.row_next = row_next;
+        self.due = Default::default();
+        self.due.add(garbage);
+        let mut current = self.shared.write_state();
+        state.commit_number = current.commit_number + 1;
+        let before = std::mem::replace(&mut *current, state);
+        drop(current);
+        for (name, topic) in &before.topics {
+            for partition in 0..topic.info.partitions {
+                let next = self.high_watermark(name, partition);
+                self.shared
+                    .watches
+                    .partition_moved(name, Partition(partition), next, wakes);
+            }
+        }
+        self.settle(now, wakes);
+        let state = self.shared.read_state();
+        self.shared.watches.committed(state.commit_number, wakes);
+    }
+
+    fn high_watermark(&self, topic: &Topic, partition: u32) -> Option<Offset> {
+        let state = self.shared.read_state();
+        let found = state.topics.get(topic)?.partitions.get(partition as usize)?;
+        Some(found.bounds().high_watermark)
+    }
+
+    /// Makes the topics that the file names, and gives them the partitions that it asks for.
+    fn settle(&mut self, now: Now, wakes: &mut Wakes) {
+        let mut missing = Vec::new();
+        for entry in self.rules.entries.clone() {
+            let there = self
+                .shared
+                .read_state()
+                .topics
+                .get(&entry.name)
+                .map(|topic| topic.row.partitions);
+            match (there, entry.partitions) {
+                (None, _) => {
+                    let spec = TopicSpec {
+                        name: entry.name.clone(),
+                        partitions: None,
+                        settings: Vec::new(),
+                    };
+                    let (promise, ticket) = ticket(std::task::Waker::noop());
+                    missing.push((Item::CreateTopic(spec, promise), ticket));
+                }
+                (Some(there), Some(wanted)) if wanted > there => self.grow(&entry, wanted),
+                (Some(there), Some(wanted)) if wanted < there => tracing::error!(
+                    topic = %entry.name, line = entry.line, there, wanted,
+                    "a topic cannot lose partitions; it keeps those it has"
+                ),
+                _ => {}
+            }
+        }
+        let (items, tickets): (Vec<_>, Vec<_>) = missing.into_iter().unzip();
+        if !items.is_empty() {
+            self.commit(items, now, wakes);
+        }
+        for mut ticket in tickets {
+            if let Some(Err(refused)) = ticket.take() {
+                tracing::error!(%refused, "a topic of the configuration could not be made");
+            }
+        }
+    }
+
+    fn grow(&mut self, entry: &TopicEntry, wanted: u32) {
+        let Some((key, mut row)) = self
+            .shared
+            .read_state()
+            .topics
+            .get(&entry.name)
+            .map(|topic| (topic.key, topic.row.clone()))
+        else {
+            return;
+        };
+        row.partitions = wanted;
+        let info = row.info(entry.name.clone(), &self.rules.defaults, Some(entry));
+        let stored = self.store(&[topic_op(key, &row)], 0, 0);
+        let (Ok(info), Ok(())) = (&info, &stored) else {
+            tracing::error!(topic = %entry.name, ?info, ?stored, "partitions could not be added");
+            return;
+        };
+        let mut state = self.shared.write_state();
+        if let Some(topic) = state.topics.get_mut(&entry.name) {
+            let mut grown = TopicState::new(key, Arc::new(info.clone()), row);
+            let added = grown.partitions.split_off(topic.partitions.len());
+            let count = added.len();
+            topic.partitions.extend(added);
+            topic.info = grown.info;
+            topic.row = grown.row;
+            state.partitions += count;
+        }
+    }
+}
+
+/// A store that was opened anew must hold everything that was told to be durable.
+fn whole(before: &State, found: &Loaded) -> Result<(), StoreError> {
+    for (name, topic) in &before.topics {
+        for (number, partition) in topic.partitions.iter().enumerate() {
+            let there = found
+                .state
+                .topics
+                .get(name)
+                .and_then(|topic| topic.partitions.get(number));
+            if there.is_none_or(|there| there.offset_next < partition.offset_next) {
+                let why = format!(
+                    "{name} {number} ends before offset {}, which was durable",
+                    partition.offset_next
+                );
+                return Err(StoreError::Damaged(why));
+            }
+        }
+    }
+    Ok(())
+}

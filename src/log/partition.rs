@@ -1,0 +1,160 @@
+//! One partition in memory: its bounds, the index of its batches, and the newest of them whole.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::model::Offset;
+
+use super::Bounds;
+use super::layout::BatchEntry;
+
+/// `Indexed::row` of a batch that has a segment row of its own.
+pub const SEGMENT: u64 = u64::MAX;
+
+/// One batch in the index: 56 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Indexed {
+    /// Offset of its first record.
+    pub base_offset: u64,
+    /// Offsets that it covers.
+    pub records: u32,
+    /// Its bytes.
+    pub bytes: u32,
+    /// Largest timestamp of its records.
+    pub max_timestamp: i64,
+    /// Largest timestamp up to here: it never falls, so that a time is found by halving.
+    pub max_so_far: i64,
+    /// When it came in.
+    pub append_ms: i64,
+    /// Its journal row, or `SEGMENT`.
+    pub row: u64,
+    /// Where it begins in the row.
+    pub at: u32,
+}
+
+impl Indexed {
+    /// The offset after its last record.
+    pub fn offset_next(&self) -> u64 {
+        self.base_offset + u64::from(self.records)
+    }
+}
+
+/// A batch in the tail cache.
+#[derive(Clone, Debug)]
+pub struct TailBatch {
+    /// Offset of its first record.
+    pub base_offset: u64,
+    /// The offset after its last record.
+    pub offset_next: u64,
+    /// As stored.
+    pub bytes: Bytes,
+}
+
+/// A partition.
+#[derive(Debug)]
+pub struct PartitionLog {
+    /// First offset that can be read.
+    pub log_start: u64,
+    /// The offset of the next record.
+    pub offset_next: u64,
+    /// Leader epoch.
+    pub leader_epoch: i32,
+    /// Bytes of all batches from the log start on.
+    pub bytes: u64,
+    /// Every batch, by offset.
+    pub index: VecDeque<Indexed>,
+    /// The newest batches, without a gap up to the end.
+    pub tail: VecDeque<TailBatch>,
+}
+
+impl PartitionLog {
+    /// An empty partition that begins at an offset.
+    pub fn new(offset_first: u64, leader_epoch: i32) -> Self {
+        Self {
+            log_start: offset_first,
+            offset_next: offset_first,
+            leader_epoch,
+            bytes: 0,
+            index: VecDeque::new(),
+            tail: VecDeque::new(),
+        }
+    }
+
+    /// The bounds, for readers.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            log_start: Offset(self.log_start),
+            high_watermark: Offset(self.offset_next),
+            leader_epoch: self.leader_epoch,
+        }
+    }
+
+    /// Adds a batch that is durable, behind all others.
+    pub fn append(&mut self, entry: &BatchEntry, row: u64, at: u32) {
+        assert!(
+            entry.base_offset >= self.offset_next,
+            "offset {} after {}",
+            entry.base_offset,
+            self.offset_next
+        );
+        let before = self.index.back().map_or(i64::MIN, |last| last.max_so_far);
+        self.index.push_back(Indexed {
+            base_offset: entry.base_offset,
+            records: entry.records,
+            bytes: entry.bytes,
+            max_timestamp: entry.max_timestamp,
+            max_so_far: before.max(entry.max_timestamp),
+            append_ms: entry.append_ms,
+            row,
+            at,
+        });
+        self.offset_next = entry.base_offset + u64::from(entry.records);
+        self.bytes += u64::from(entry.bytes);
+    }
+
+    /// Batches from `from` on out of the tail cache, up to `bytes_max` (one at least); `None` when they are not all there.
+    pub fn read_tail(&self, from: u64, bytes_max: usize) -> Option<(Vec<Bytes>, u64)> {
+        if from == self.offset_next {
+            return Some((Vec::new(), from));
+        }
+        if self.tail.front().is_none_or(|first| first.base_offset > from) {
+            return None;
+        }
+        let first = self.tail.partition_point(|batch| batch.offset_next <= from);
+        let (mut batches, mut bytes, mut offset_next) = (Vec::new(), 0, from);
+        for batch in self.tail.range(first..) {
+            if !batches.is_empty() && bytes + batch.bytes.len() > bytes_max {
+                break;
+            }
+            bytes += batch.bytes.len();
+            offset_next = batch.offset_next;
+            batches.push(batch.bytes.clone());
+        }
+        Some((batches, offset_next))
+    }
+
+    /// The places of batches from `from` on, up to `bytes_max` (one at least).
+    pub fn places(&self, from: u64, bytes_max: usize) -> Vec<Indexed> {
+        let first = self.index.partition_point(|batch| batch.offset_next() <= from);
+        let (mut places, mut bytes) = (Vec::new(), 0);
+        for batch in self.index.range(first..) {
+            if !places.is_empty() && bytes + batch.bytes as usize > bytes_max {
+                break;
+            }
+            bytes += batch.bytes as usize;
+            places.push(*batch);
+        }
+        places
+    }
+
+    /// The first batch that has a record at or after a time.
+    pub fn place_of_time(&self, timestamp_ms: i64) -> Option<Indexed> {
+        let first = self.index.partition_point(|batch| batch.max_so_far < timestamp_ms);
+        // What retention removed may still be in `max_so_far`: then the batch itself tells.
+        self.index
+            .range(first..)
+            .find(|batch| batch.max_timestamp >= timestamp_ms)
+            .copied()
+    }
+}

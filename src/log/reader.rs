@@ -1,0 +1,335 @@
+//! Reads: at once from the tail cache on the caller's thread, else by the reader thread from the store. One transaction for each
+//! piece and nothing held open, because a held one makes the store's file grow.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use bytes::Bytes;
+
+use crate::model::batch::Batch;
+use crate::model::{Code, Offset, Partition, Topic};
+
+use super::layout::{self, PartitionKey, journal_key};
+use super::partition::{Indexed, PartitionLog, SEGMENT};
+use super::shared::Shared;
+use super::state::State;
+use super::store::{Map, Store, StoreError};
+use super::ticket::{Promise, Ticket, Wakes, ticket};
+use super::writer::storage;
+use super::{ReadBatches, ReadRequest, Refused, TimePoint};
+
+/// Reads that wait for the disk at most; one more is refused with `Code::Busy`. Every session has few.
+const WAITING_MAX: usize = 4096;
+/// What a lookup by time unpacks at most of one batch.
+const INFLATE_BYTES_MAX: usize = 64 << 20;
+
+/// A lookup by time.
+pub(super) struct TimeRequest {
+    pub(super) topic: Topic,
+    pub(super) partition: Partition,
+    pub(super) timestamp_ms: i64,
+}
+
+enum Item {
+    Read(ReadRequest, Promise<ReadBatches>),
+    Time(TimeRequest, Promise<Option<TimePoint>>),
+}
+
+/// What waits for the reader thread.
+#[derive(Default)]
+pub(super) struct ReaderQueue {
+    waiting: Mutex<(VecDeque<Item>, bool)>,
+    arrived: Condvar,
+}
+
+/// Serves cold reads; `net` runs it on a thread of its own.
+pub struct Reader {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Reader {
+    /// Serves until `Log::stop`.
+    pub fn run(self) {
+        while let Some(item) = self.shared.reader.next() {
+            self.shared.reader.serve(&self.shared, item);
+        }
+    }
+}
+
+impl ReaderQueue {
+    pub(super) fn read(
+        &self,
+        shared: &Shared,
+        request: ReadRequest,
+        waker: &Waker,
+        inline: bool,
+    ) -> Ticket<ReadBatches> {
+        let hot = {
+            let state = shared.read_state();
+            match partition(&state, &request.topic, request.partition) {
+                Err(refused) => Some(Err(refused)),
+                Ok((_, log)) => read_hot(log, &request).transpose(),
+            }
+        };
+        if let Some(result) = hot {
+            if result.as_ref().is_ok_and(|read| !read.batches.is_empty()) {
+                shared.metrics.log.tail_hits.inc();
+            }
+            return Ticket::ready(result);
+        }
+        shared.metrics.log.tail_misses.inc();
+        let (promise, ticket) = ticket(waker);
+        self.push(shared, Item::Read(request, promise), inline);
+        ticket
+    }
+
+    pub(super) fn offset_for_time(
+        &self,
+        shared: &Shared,
+        request: TimeRequest,
+        waker: &Waker,
+        inline: bool,
+    ) -> Ticket<Option<TimePoint>> {
+        let (promise, ticket) = ticket(waker);
+        self.push(shared, Item::Time(request, promise), inline);
+        ticket
+    }
+
+    pub(super) fn stop(&self) {
+        self.lock().1 = true;
+        self.arrived.notify_all();
+    }
+
+    fn push(&self, shared: &Shared, item: Item, inline: bool) {
+        if inline {
+            return self.serve(shared, item);
+        }
+        let mut waiting = self.lock();
+        if waiting.1 {
+            // The promise is dropped, and with that refused.
+            return;
+        }
+        if waiting.0.len() >= WAITING_MAX {
+            drop(waiting);
+            let refused = Refused::new(Code::Busy, "too many reads wait for the disk. Try: again in a moment");
+            let mut wakes = Wakes::default();
+            match item {
+                Item::Read(_, promise) => wakes.add(promise.keep(Err(refused))),
+                Item::Time(_, promise) => wakes.add(promise.keep(Err(refused))),
+            }
+            return;
+        }
+        waiting.0.push_back(item);
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+
+    fn next(&self) -> Option<Item> {
+        let waiting = self.lock();
+        let mut waiting = self
+            .arrived
+            .wait_while(waiting, |(items, stopped)| items.is_empty() && !*stopped)
+            .unwrap_or_else(PoisonError::into_inner);
+        if waiting.1 {
+            waiting.0.clear();
+            return None;
+        }
+        waiting.0.pop_front()
+    }
+
+    fn serve(&self, shared: &Shared, item: Item) {
+        let mut wakes = Wakes::default();
+        match item {
+            Item::Read(request, promise) => wakes.add(promise.keep(read_cold(shared, &request))),
+            Item::Time(request, promise) => wakes.add(promise.keep(time(shared, &request))),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (VecDeque<Item>, bool)> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn partition<'a>(state: &'a State, topic: &Topic, number: Partition) -> Result<(u32, &'a PartitionLog), Refused> {
+    let found = state.topics.get(topic);
+    let log = found.and_then(|found| Some((found.key, found.partitions.get(number.0 as usize)?)));
+    log.ok_or_else(|| {
+        Refused::new(
+            Code::UnknownTopic,
+            format!("no such topic or partition: {topic} {number}"),
+        )
+    })
+}
+
+/// `Ok(None)` when the tail cache has not all of it.
+fn read_hot(log: &PartitionLog, request: &ReadRequest) -> Result<Option<ReadBatches>, Refused> {
+    let bounds = log.bounds();
+    if request.from < bounds.log_start || request.from > bounds.high_watermark {
+        let why = format!(
+            "offset {} is not in {} {}: it holds {} to {}",
+            request.from, request.topic, request.partition, bounds.log_start, bounds.high_watermark
+        );
+        return Err(Refused::new(Code::OffsetOutOfRange, why));
+    }
+    let read = log.read_tail(request.from.0, request.bytes_max);
+    Ok(read.map(|(batches, offset_next)| ReadBatches {
+        batches,
+        offset_next: Offset(offset_next),
+        bounds,
+    }))
+}
+
+/// Reads from the store. Retention may remove what was just found: then the second look says so.
+fn read_cold(shared: &Shared, request: &ReadRequest) -> Result<ReadBatches, Refused> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let (key, bounds, places, row_bytes) = {
+            let state = shared.read_state();
+            let (topic, log) = partition(&state, &request.topic, request.partition)?;
+            if let Some(read) = read_hot(log, request)? {
+                return Ok(read);
+            }
+            let places = log.places(request.from.0, request.bytes_max);
+            let row_bytes: Vec<usize> = places.iter().map(|place| row_bytes(&state, place)).collect();
+            let partition = request.partition.0;
+            (PartitionKey { topic, partition }, log.bounds(), places, row_bytes)
+        };
+        let all = places.iter().zip(&row_bytes);
+        let read: Result<Vec<Bytes>, Missing> = all.map(|(place, row)| stored(shared, key, place, *row)).collect();
+        match read {
+            Ok(batches) => {
+                let offset_next = Offset(places.last().map_or(request.from.0, Indexed::offset_next));
+                return Ok(ReadBatches {
+                    batches,
+                    offset_next,
+                    bounds,
+                });
+            }
+            Err(_) if attempts < 3 && moved(shared, request, bounds.log_start) => {}
+            Err(error) => return Err(unreadable(shared, error)),
+        }
+    }
+}
+
+/// What to answer when the bytes of a batch could not be had. A row that is not whole is the batch's trouble; anything else is the
+/// store's, and the writer looks after that.
+fn unreadable(shared: &Shared, error: Missing) -> Refused {
+    match error {
+        Missing::Batch(why) => {
+            tracing::error!(why, "a stored batch cannot be read");
+            shared.metrics.log.unreadable.inc();
+            Refused::new(Code::CorruptBatch, why)
+        }
+        Missing::Store(error) => {
+            shared.failed(&error);
+            storage(&error)
+        }
+    }
+}
+
+/// Why the bytes of a batch cannot be had.
+#[derive(Debug)]
+pub(super) enum Missing {
+    /// They are not as they were stored.
+    Batch(String),
+    /// The store does not answer.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Missing {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+fn moved(shared: &Shared, request: &ReadRequest, log_start: Offset) -> bool {
+    let state = shared.read_state();
+    partition(&state, &request.topic, request.partition).map_or(true, |(_, log)| log.log_start != log_start.0)
+}
+
+pub(super) fn row_bytes(state: &State, place: &Indexed) -> usize {
+    match place.row {
+        SEGMENT => place.bytes as usize,
+        row => state.row_bytes(row).unwrap_or_default(),
+    }
+}
+
+/// A batch's bytes with their CRC checked: what a flipped bit on the disk made of them is never served.
+fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed, row_bytes: usize) -> Result<Bytes, Missing> {
+    let bytes = shared
+        .keeper
+        .with(|store| Ok(bytes_of(store, partition, place, row_bytes)))??;
+    match Batch::parse(bytes.clone()) {
+        Ok(batch) if batch.base_offset() == Offset(place.base_offset) => Ok(bytes),
+        Ok(_) => Err(Missing::Batch(format!(
+            "the batch at {} has another offset",
+            place.base_offset
+        ))),
+        Err(error) => Err(Missing::Batch(format!("the batch at {}: {error}", place.base_offset))),
+    }
+}
+
+/// The bytes of one batch out of its row: only the pieces that hold it are read.
+pub(super) fn bytes_of(
+    store: &dyn Store,
+    partition: PartitionKey,
+    place: &Indexed,
+    row_bytes: usize,
+) -> Result<Bytes, Missing> {
+    let (first, until) = (place.at as usize, place.at as usize + place.bytes as usize);
+    let mut out = Vec::with_capacity(place.bytes as usize);
+    let mut begins = 0;
+    for (number, size) in layout::pieces(row_bytes).into_iter().enumerate() {
+        let ends = begins + size;
+        if ends > first && begins < until {
+            let (map, key) = match place.row {
+                SEGMENT => (Map::SegmentData, partition.segment_piece(place.base_offset, number)),
+                row => (Map::Journal, journal_key(row, number)),
+            };
+            let piece = store.point(map, &key)?.unwrap_or_default();
+            out.extend_from_slice(
+                piece
+                    .get(first.saturating_sub(begins)..until.min(ends) - begins)
+                    .unwrap_or_default(),
+            );
+        }
+        begins = ends;
+    }
+    if out.len() != place.bytes as usize {
+        return Err(Missing::Batch(format!(
+            "the batch at {} is not whole",
+            place.base_offset
+        )));
+    }
+    Ok(out.into())
+}
+
+fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Refused> {
+    let (key, place, row_bytes, log_start) = {
+        let state = shared.read_state();
+        let (topic, log) = partition(&state, &request.topic, request.partition)?;
+        let Some(place) = log.place_of_time(request.timestamp_ms) else {
+            return Ok(None);
+        };
+        let partition = request.partition.0;
+        (
+            PartitionKey { topic, partition },
+            place,
+            row_bytes(&state, &place),
+            log.log_start,
+        )
+    };
+    let bytes = stored(shared, key, &place, row_bytes).map_err(|error| unreadable(shared, error))?;
+    let records = Batch::parse_trusted(bytes).and_then(|batch| batch.records(INFLATE_BYTES_MAX));
+    let records = records.map_err(|error| Refused::new(Code::CorruptBatch, error.to_string()))?;
+    let at = |(offset, record): &(Offset, crate::model::Record)| {
+        offset.0 >= log_start && record.timestamp_ms >= request.timestamp_ms
+    };
+    let found = records.iter().find(|entry| at(entry));
+    Ok(found.map(|(offset, record)| TimePoint {
+        offset: *offset,
+        timestamp_ms: record.timestamp_ms,
+    }))
+}

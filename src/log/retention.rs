@@ -1,0 +1,233 @@
+//! What is past goes: the log start offset of a partition moves batch by batch, by time and by size, and what no partition needs any
+//! more is removed from the store, in bites that ride in commits of their own or of others, so that no ack waits long for them.
+
+use std::collections::VecDeque;
+
+use crate::model::{Code, Now, Partition, Topic};
+
+use super::Refused;
+use super::TopicSettings;
+use super::layout::PartitionKey;
+use super::load::Garbage;
+use super::partition::{Indexed, PartitionLog};
+use super::producers::EXPIRY_MS;
+use super::store::{Change, Map, Op, prefix_until};
+use super::ticket::Wakes;
+use super::writer::{Writer, storage};
+
+/// Between two looks at all partitions, microseconds.
+const LOOK_US: u64 = 1_000_000;
+/// Rows and segments removed with one commit.
+const BITE: usize = 64;
+
+/// What is to be removed, and when to look again.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    garbage: VecDeque<Garbage>,
+    bitten: usize,
+    /// Log starts that moved since the last commit.
+    starts: Vec<(PartitionKey, u64)>,
+    producers_gone: Vec<(PartitionKey, i64)>,
+    look_us: u64,
+}
+
+impl Due {
+    pub(super) fn add(&mut self, garbage: impl IntoIterator<Item = Garbage>) {
+        self.garbage.extend(garbage);
+    }
+
+    /// The next turn looks at everything.
+    pub(super) fn look_now(&mut self) {
+        self.look_us = 0;
+    }
+
+    pub(super) fn has_garbage(&self) -> bool {
+        !self.garbage.is_empty() || !self.starts.is_empty() || !self.producers_gone.is_empty()
+    }
+
+    /// Adds the removal of a few things to a commit.
+    pub(super) fn bite(&mut self, ops: &mut Vec<Op>) {
+        for (key, log_start) in &self.starts {
+            ops.push(Op::put(Map::Partitions, key.bytes(), log_start.to_be_bytes().to_vec()));
+        }
+        for (key, id) in &self.producers_gone {
+            ops.push(Op::delete(Map::Producers, key.producer(*id)));
+        }
+        self.bitten = self.garbage.len().min(BITE);
+        for garbage in self.garbage.range(..self.bitten) {
+            remove(garbage, ops);
+        }
+    }
+
+    /// That commit is durable.
+    pub(super) fn bitten(&mut self) {
+        self.garbage.drain(..self.bitten);
+        self.starts.clear();
+        self.producers_gone.clear();
+        self.bitten = 0;
+    }
+
+    /// That commit failed.
+    pub(super) fn unbite(&mut self) {
+        self.bitten = 0;
+    }
+}
+
+fn remove(garbage: &Garbage, ops: &mut Vec<Op>) {
+    let mut range = |map, key: Vec<u8>, until: Option<Vec<u8>>| {
+        // Keys end in a piece or a partition number that never reaches the last possible one.
+        let until = until.expect("a prefix with a number below its largest");
+        let change = Change::DeleteUntil(until);
+        ops.push(Op { map, key, change });
+    };
+    match garbage {
+        Garbage::Row(number) => {
+            let key = number.to_be_bytes().to_vec();
+            let until = prefix_until(&key);
+            range(Map::Journal, key, until);
+        }
+        Garbage::Segment(partition, base_offset) => {
+            let key = partition.segment(*base_offset);
+            let until = prefix_until(&key);
+            range(Map::SegmentData, key.clone(), until);
+            ops.push(Op::delete(Map::Segments, key));
+        }
+        Garbage::Topic(topic) => {
+            let key = topic.to_be_bytes().to_vec();
+            let until = prefix_until(&key);
+            range(Map::Partitions, key.clone(), until.clone());
+            range(Map::Producers, key, until);
+        }
+    }
+}
+
+impl PartitionLog {
+    /// Moves the log start; gives the batches that are past now.
+    pub(super) fn advance(&mut self, log_start: u64) -> Vec<Indexed> {
+        self.log_start = self.log_start.max(log_start);
+        self.offset_next = self.offset_next.max(log_start);
+        let past = self.index.partition_point(|batch| batch.offset_next() <= log_start);
+        let past: Vec<Indexed> = self.index.drain(..past).collect();
+        self.bytes -= past.iter().map(|batch| u64::from(batch.bytes)).sum::<u64>();
+        past
+    }
+
+    /// Where the log start should be by the topic's settings. Source: `UnifiedLog.deleteRetentionMsBreachedSegments` and
+    /// `deleteRetentionSizeBreachedSegments`, with a batch in the place of a segment.
+    fn start_due(&self, settings: &TopicSettings, now: Now) -> u64 {
+        let mut start = self.log_start;
+        if !settings.cleanup_policy.contains("delete") {
+            return start;
+        }
+        let mut bytes = self.bytes;
+        for batch in &self.index {
+            let too_old = settings.retention_ms.is_some_and(|retention_ms| {
+                // A timestamp ahead of the clock would never become old: then the time it came in counts.
+                let stamped = if batch.max_timestamp > now.wall_ms || batch.max_timestamp < 0 {
+                    batch.append_ms
+                } else {
+                    batch.max_timestamp
+                };
+                now.wall_ms.saturating_sub(stamped) > retention_ms.min(i64::MAX as u64) as i64
+            });
+            let rest = bytes - u64::from(batch.bytes);
+            let too_much = settings
+                .retention_bytes
+                .is_some_and(|retention_bytes| rest >= retention_bytes);
+            if !too_old && !too_much {
+                break;
+            }
+            bytes = rest;
+            start = batch.offset_next();
+        }
+        start
+    }
+}
+
+impl Writer {
+    /// Moves log starts and forgets silent producers, at most once in a while.
+    pub(super) fn look_at_what_is_due(&mut self, now: Now) {
+        if now.mono_us < self.due.look_us {
+            return;
+        }
+        self.due.look_us = now.mono_us.saturating_add(LOOK_US);
+        self.expire(now);
+        let old = |last_ms: i64| now.wall_ms.saturating_sub(last_ms) > EXPIRY_MS;
+        let due = &mut self.due;
+        self.producers.retain(|place, producer| {
+            let keep = !old(producer.last_ms);
+            if !keep {
+                due.producers_gone.push(*place);
+            }
+            keep
+        });
+    }
+
+    fn expire(&mut self, now: Now) {
+        let mut moves = Vec::new();
+        {
+            let state = self.shared.read_state();
+            for topic in state.topics.values() {
+                for (partition, log) in (0..).zip(&topic.partitions) {
+                    let start = log.start_due(&topic.info.settings, now);
+                    if start > log.log_start {
+                        let topic = topic.key;
+                        moves.push((PartitionKey { topic, partition }, start));
+                    }
+                }
+            }
+        }
+        if moves.is_empty() {
+            return;
+        }
+        let mut state = self.shared.write_state();
+        let (mut records, mut bytes) = (0, 0);
+        for (key, start) in moves {
+            let past = state.partition_mut(key).map(|partition| partition.advance(start));
+            for batch in past.unwrap_or_default() {
+                records += u64::from(batch.records);
+                bytes += u64::from(batch.bytes);
+                self.due.garbage.extend(state.release(key, &batch));
+            }
+            self.due.starts.push((key, start));
+        }
+        self.shared.metrics.log.expired(records, bytes);
+    }
+
+    /// Removes a topic durably; its rows and segments go afterwards, a bite with each commit.
+    pub(super) fn delete_topic(&mut self, name: &Topic, wakes: &mut Wakes) -> Result<(), Refused> {
+        let (key, partitions) = {
+            let state = self.shared.read_state();
+            let Some(topic) = state.topics.get(name) else {
+                let why = format!("no such topic: {name}");
+                return Err(Refused::new(Code::UnknownTopic, why));
+            };
+            (topic.key, topic.row.partitions)
+        };
+        let ops = [Op::delete(Map::Topics, key.to_be_bytes())];
+        if let Err(error) = self.store(&ops, 0, 0) {
+            let refused = storage(&error);
+            self.recover(&error, self.shared.now(), wakes);
+            return Err(refused);
+        }
+        let mut state = self.shared.write_state();
+        let gone = state.remove_topic(name);
+        for (partition, log) in (0..).zip(gone.into_iter().flat_map(|topic| topic.partitions)) {
+            let place = PartitionKey { topic: key, partition };
+            for batch in &log.index {
+                self.due.garbage.extend(state.release(place, batch));
+            }
+        }
+        self.due.garbage.push_back(Garbage::Topic(key));
+        state.commit_number += 1;
+        let number = state.commit_number;
+        drop(state);
+        self.producers.retain(|(partition, _), _| partition.topic != key);
+        for partition in 0..partitions {
+            let watches = &self.shared.watches;
+            watches.partition_moved(name, Partition(partition), None, wakes);
+        }
+        self.shared.watches.committed(number, wakes);
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! What all handles share.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use crate::metrics::Metrics;
+use crate::model::Now;
+
+use super::draft::Rules;
+use super::keeper::Keeper;
+use super::queue::Queue;
+use super::reader::ReaderQueue;
+use super::state::State;
+use super::store::StoreError;
+use super::watch::Watches;
+
+/// Reads the clocks; comes from `net` with `Writer::run`.
+pub(super) type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
+
+/// Lock order: `state`, then the keeper's, then the queue's or the watches'. No waker is woken while one is held.
+pub(super) struct Shared {
+    pub(super) queue: Queue,
+    pub(super) watches: Arc<Watches>,
+    pub(super) keeper: Keeper,
+    pub(super) reader: ReaderQueue,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) rules: RwLock<Rules>,
+    pub(super) commit_bytes_max: usize,
+    pub(super) tail_bytes_max: usize,
+    /// A fixed wait before every commit.
+    pub(super) linger: Option<Duration>,
+    state: RwLock<State>,
+    clock: OnceLock<Clock>,
+    pub(super) failure: Mutex<Option<StoreError>>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        keeper: Keeper,
+        metrics: Arc<Metrics>,
+        rules: Rules,
+        storage: &crate::config::Storage,
+        state: State,
+    ) -> Self {
+        Self {
+            queue: Queue::new(storage.queue_bytes),
+            watches: Arc::default(),
+            keeper,
+            reader: ReaderQueue::default(),
+            metrics,
+            rules: RwLock::new(rules),
+            commit_bytes_max: storage.commit_bytes_max,
+            tail_bytes_max: storage.tail_bytes,
+            linger: storage.linger_us.map(Duration::from_micros),
+            state: RwLock::new(state),
+            clock: OnceLock::new(),
+            failure: Mutex::new(None),
+        }
+    }
+
+    /// The state. A writer that panicked in it ends the process: what is read from a poisoned lock goes nowhere.
+    pub(super) fn read_state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write_state(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn rules(&self) -> Rules {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_clock(&self, clock: Clock) {
+        // A second writer on the same log cannot be: `Writer` is not cloned.
+        let _ = self.clock.set(clock);
+    }
+
+    /// The time; zero before the writer runs.
+    pub(super) fn now(&self) -> Now {
+        self.clock.get().map_or(Now { mono_us: 0, wall_ms: 0 }, |clock| clock())
+    }
+
+    /// Monotonic microseconds, for measurements; 0 before the writer runs.
+    pub(super) fn clock_us(&self) -> u64 {
+        self.now().mono_us
+    }
+
+    /// What a read met since the last call.
+    pub(super) fn take_failure(&self) -> Option<StoreError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// A read met an error of the store: the writer is to look after it before its next commit.
+    pub(super) fn failed(&self, error: &StoreError) {
+        tracing::warn!(%error, "a read failed");
+        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert_with(|| error.clone());
+    }
+}

@@ -1,0 +1,166 @@
+//! The one storage trait: a few ordered maps from bytes to bytes with one atomic, durable commit over all of them.
+//!
+//! It knows nothing of topics or batches. What a store must keep: after `commit` returned `Ok` every operation of it survives
+//! a power cut; after it returned an error or the process died in it, all of them are there or none. After an error the handle
+//! is not trusted again: `keeper` drops it and opens the store anew.
+
+use bytes::Bytes;
+
+use super::Table;
+
+/// The maps of a store. Their keys and values are laid out in `src/manual/format.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Map {
+    /// Format version, store id, generation, next topic key.
+    Meta,
+    /// Topics by topic key.
+    Topics,
+    /// Log start offsets that retention moved.
+    Partitions,
+    /// Small appends: one row a commit, cut to pieces.
+    Journal,
+    /// Directory of the large appends.
+    Segments,
+    /// Bytes of the large appends, cut to pieces.
+    SegmentData,
+    /// Idempotent producers by topic key, partition and producer id.
+    Producers,
+    /// State that the rooms above own.
+    State(Table),
+}
+
+impl Map {
+    /// Every map.
+    pub const ALL: [Self; 12] = [
+        Self::Meta,
+        Self::Topics,
+        Self::Partitions,
+        Self::Journal,
+        Self::Segments,
+        Self::SegmentData,
+        Self::Producers,
+        Self::State(Table::Kafka),
+        Self::State(Table::MqttSessions),
+        Self::State(Table::MqttQos2),
+        Self::State(Table::Devices),
+        Self::State(Table::Forward),
+    ];
+
+    /// Its name in the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Topics => "topics",
+            Self::Partitions => "partitions",
+            Self::Journal => "journal",
+            Self::Segments => "segments",
+            Self::SegmentData => "segment_data",
+            Self::Producers => "producers",
+            Self::State(Table::Kafka) => "kafka",
+            Self::State(Table::MqttSessions) => "mqtt_sessions",
+            Self::State(Table::MqttQos2) => "mqtt_qos2",
+            Self::State(Table::Devices) => "devices",
+            Self::State(Table::Forward) => "forward",
+        }
+    }
+}
+
+/// One operation of a commit.
+#[derive(Clone, Debug)]
+pub struct Op {
+    /// Where.
+    pub map: Map,
+    /// Which key; the first one of a range.
+    pub key: Vec<u8>,
+    /// What becomes of it.
+    pub change: Change,
+}
+
+/// What becomes of a key.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// The value, in slices that are stored one behind the other: a row is put together without a copy of its own.
+    Put(Vec<Bytes>),
+    /// Nothing is there any more.
+    Delete,
+    /// Nothing is there from `Op::key` up to this key, which stays.
+    DeleteUntil(Vec<u8>),
+}
+
+impl Op {
+    /// A put of one slice.
+    pub fn put(map: Map, key: impl Into<Vec<u8>>, value: impl Into<Bytes>) -> Self {
+        let (key, change) = (key.into(), Change::Put(vec![value.into()]));
+        Self { map, key, change }
+    }
+
+    /// A removal.
+    pub fn delete(map: Map, key: impl Into<Vec<u8>>) -> Self {
+        let (key, change) = (key.into(), Change::Delete);
+        Self { map, key, change }
+    }
+}
+
+/// Why a store did not do it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreError {
+    /// The disk refused: full, unreadable, gone. The same store may work after it was opened anew.
+    Io(String),
+    /// What was read cannot be right: set the store aside.
+    Damaged(String),
+    /// Made by a newer headwater.
+    Newer {
+        /// Its format.
+        found: u32,
+        /// The newest known here.
+        known: u32,
+    },
+    /// No store is open at the moment.
+    Closed,
+}
+
+impl std::fmt::Display for StoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(why) => write!(f, "the disk refused: {why}"),
+            Self::Damaged(why) => write!(f, "the store is damaged: {why}"),
+            Self::Newer { found, known } => write!(
+                f,
+                "the data has format {found}, this headwater knows formats up to {known}. Try: the newer headwater that wrote it"
+            ),
+            Self::Closed => write!(f, "the store is not open"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// Called for every entry of a scan, in key order; `false` ends it.
+pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
+
+/// A store. Reads see what is committed and hold nothing open once they return.
+pub trait Store: Send + Sync {
+    /// Does all of it, durably, or nothing. Operations apply in order.
+    fn commit(&self, ops: &[Op]) -> Result<(), StoreError>;
+
+    /// The value of a key.
+    fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Entries in key order from `from` on and before `until`.
+    fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError>;
+
+    /// Bytes that are in use, free space inside of a file not counted.
+    fn used_bytes(&self) -> Result<u64, StoreError>;
+}
+
+/// The first key after all that begin with `prefix`; `None` when there is no such key.
+pub fn prefix_until(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut until = prefix.to_vec();
+    while let Some(last) = until.pop() {
+        if last < u8::MAX {
+            until.push(last + 1);
+            return Some(until);
+        }
+    }
+    None
+}

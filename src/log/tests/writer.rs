@@ -1,0 +1,198 @@
+//! The writer on its thread, and a store that fails.
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use super::*;
+use crate::log::depot::{Depot, Identity};
+use crate::log::memory::MemoryDepot;
+use crate::log::store::{Each, Map, Op, Store, StoreError};
+
+/// A store in memory whose commits wait to be let go, or fail.
+#[derive(Clone, Default)]
+struct Moody {
+    inner: Arc<MemoryDepot>,
+    mood: Arc<Mood>,
+}
+
+#[derive(Default)]
+struct Mood {
+    fails: Mutex<Option<StoreError>>,
+    opens: AtomicBool,
+    commits: AtomicUsize,
+    gate: Mutex<Option<(SyncSender<usize>, Receiver<()>)>>,
+}
+
+struct MoodyStore {
+    store: Box<dyn Store>,
+    mood: Arc<Mood>,
+}
+
+impl Depot for Moody {
+    fn open(&self, verify: bool) -> Result<(Box<dyn Store>, Identity), StoreError> {
+        if self.mood.opens.load(Ordering::Relaxed) {
+            return Err(StoreError::Io("no disk".into()));
+        }
+        let (store, identity) = self.inner.open(verify)?;
+        let mood = Arc::clone(&self.mood);
+        Ok((Box::new(MoodyStore { store, mood }), identity))
+    }
+
+    fn set_aside(&self) -> Result<String, StoreError> {
+        self.inner.set_aside()
+    }
+}
+
+impl Store for MoodyStore {
+    fn commit(&self, ops: &[Op]) -> Result<(), StoreError> {
+        if let Some(error) = self.mood.fails.lock().unwrap().take() {
+            return Err(error);
+        }
+        let number = self.mood.commits.fetch_add(1, Ordering::Relaxed);
+        if let Some((begun, go)) = self.mood.gate.lock().unwrap().as_ref() {
+            begun.send(number).unwrap();
+            go.recv().unwrap();
+        }
+        self.store.commit(ops)
+    }
+
+    fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.point(map, key)
+    }
+
+    fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
+        self.store.scan(map, from, until, each)
+    }
+
+    fn used_bytes(&self) -> Result<u64, StoreError> {
+        self.store.used_bytes()
+    }
+}
+
+fn ask(log: &Log, value: &str) -> Ticket<Committed> {
+    let append = Append::Record {
+        topic: Topic::parse("t").unwrap(),
+        record: record(Some("k"), value, 1),
+    };
+    let submission = Submission {
+        appends: vec![append],
+        state: Vec::new(),
+    };
+    log.submit(submission, Waker::noop())
+}
+
+#[test]
+fn a_ticket_is_done_only_after_the_commit_and_what_came_meanwhile_shares_the_next() {
+    let depot = Moody::default();
+    let (log, writer, _reader) = Log::open_in(Box::new(depot.clone()), inline::options(now(1))).unwrap();
+    let (begun_in, begun) = sync_channel(1);
+    let (go, go_out) = sync_channel(1);
+    *depot.mood.gate.lock().unwrap() = Some((begun_in, go_out));
+    let thread = std::thread::spawn(move || writer.run(|| now(1)));
+    let mut first = ask(&log, "first");
+    begun.recv().unwrap();
+    assert!(first.take().is_none());
+    let mut others: Vec<_> = (0..50).map(|i| ask(&log, &i.to_string())).collect();
+    go.send(()).unwrap();
+    begun.recv().unwrap();
+    assert!(first.take().unwrap().is_ok());
+    assert!(others.iter_mut().all(|ticket| ticket.take().is_none()));
+    assert_eq!(log.bounds("t", partition_of("k")).unwrap().high_watermark, Offset(1));
+    go.send(()).unwrap();
+    for ticket in others {
+        ticket.wait().unwrap();
+    }
+    assert_eq!(depot.mood.commits.load(Ordering::Relaxed), 2);
+    log.stop();
+    assert!(thread.join().unwrap().is_ok());
+}
+
+fn partition_of(key: &str) -> Partition {
+    crate::model::name::partition_of_key(key.as_bytes(), 4)
+}
+
+#[test]
+fn stop_commits_what_is_queued_and_refuses_what_comes_later() {
+    let depot = MemoryDepot::default();
+    let (log, writer, reader) = Log::open_in(Box::new(depot), inline::options(now(1))).unwrap();
+    let queued = ask(&log, "queued");
+    log.stop();
+    assert_eq!(ask(&log, "late").wait().unwrap_err().code, Code::Stopping);
+    writer.run(|| now(1)).unwrap();
+    reader.run();
+    assert!(queued.wait().is_ok());
+}
+
+#[test]
+fn a_full_queue_tells_to_stop_reading_and_then_refuses() {
+    let depot = MemoryDepot::default();
+    let mut options = inline::options(now(1));
+    options.storage.queue_bytes = 10_000;
+    let (log, writer, _reader) = Log::open_in(Box::new(depot), options).unwrap();
+    let value = "x".repeat(4000);
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&count));
+    let mut tickets = vec![ask(&log, &value), ask(&log, &value)];
+    assert!(!log.congested());
+    tickets.push(ask(&log, &value));
+    assert!(log.congested());
+    let _watch = log.watch_room(&waker);
+    tickets.push(ask(&log, &value));
+    assert_eq!(ask(&log, &value).wait().unwrap_err().code, Code::Busy);
+    assert_eq!(count.0.load(Ordering::Relaxed), 0);
+    log.stop();
+    writer.run(|| now(1)).unwrap();
+    assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    assert!(!log.congested());
+    assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
+}
+
+#[test]
+fn a_failed_commit_acks_nothing_and_the_log_goes_on() {
+    let depot = Moody::default();
+    let log = inline::open_in(Box::new(depot.clone()), inline::options(now(1))).unwrap();
+    append(&log, "t", Some("k"), "kept", 1).unwrap();
+    *depot.mood.fails.lock().unwrap() = Some(StoreError::Io("no space left".into()));
+    let refused = append(&log, "t", Some("k"), "lost", 1).unwrap_err();
+    assert_eq!(refused.code, Code::Storage);
+    assert_eq!(append(&log, "t", Some("k"), "next", 1).unwrap().base_offset, Offset(1));
+    assert_eq!(log.shared.metrics.log.store_recoveries.get(), 1);
+    assert!(log.shared.metrics.health.degraded().is_empty());
+    let values = records(&log, "t", partition_of("k"), 0);
+    let values: Vec<_> = values.into_iter().map(|(_, record)| record.value.unwrap()).collect();
+    assert_eq!(values, ["kept", "next"]);
+}
+
+#[test]
+fn without_a_disk_everything_is_refused_until_it_is_back() {
+    let depot = Moody::default();
+    let log = inline::open_in(Box::new(depot.clone()), inline::options(now(1))).unwrap();
+    append(&log, "t", Some("k"), "kept", 1).unwrap();
+    *depot.mood.fails.lock().unwrap() = Some(StoreError::Io("gone".into()));
+    depot.mood.opens.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        assert_eq!(append(&log, "t", Some("k"), "lost", 1).unwrap_err().code, Code::Storage);
+    }
+    assert_eq!(log.shared.metrics.health.degraded().len(), 1);
+    depot.mood.opens.store(false, Ordering::Relaxed);
+    log.set_now(now(5_000));
+    assert_eq!(append(&log, "t", Some("k"), "next", 1).unwrap().base_offset, Offset(1));
+    assert!(log.shared.metrics.health.degraded().is_empty());
+}
+
+#[test]
+fn a_store_that_lost_what_was_acked_is_set_aside() {
+    let depot = Moody::default();
+    let log = inline::open_in(Box::new(depot.clone()), inline::options(now(1))).unwrap();
+    append(&log, "t", Some("k"), "one", 1).unwrap();
+    // The disk forgets everything that it said to have stored.
+    depot.inner.forget();
+    *depot.mood.fails.lock().unwrap() = Some(StoreError::Io("gone".into()));
+    assert_eq!(append(&log, "t", Some("k"), "two", 1).unwrap_err().code, Code::Storage);
+    assert_eq!(
+        append(&log, "t", Some("k"), "three", 1).unwrap().base_offset,
+        Offset(1 << 40)
+    );
+    assert_eq!(log.shared.metrics.log.stores_lost.get(), 1);
+}

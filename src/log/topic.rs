@@ -1,0 +1,295 @@
+//! Topics: what they are, how their settings are named and checked.
+
+use std::collections::BTreeMap;
+
+use crate::config::{TopicDefaults, TopicEntry};
+use crate::model::{Code, Topic};
+
+use super::Refused;
+
+/// A topic as it is now.
+#[derive(Clone, Debug)]
+pub struct TopicInfo {
+    /// Name.
+    pub name: Topic,
+    /// Kafka's topic id: unique for every creation.
+    pub id: [u8; 16],
+    /// Number of partitions.
+    pub partitions: u32,
+    /// Settings in force.
+    pub settings: TopicSettings,
+    /// What the configuration file fixes: Kafka name of the setting (or `partitions`) and line.
+    pub pinned: Vec<(&'static str, usize)>,
+    /// Settings that were given when it was made, by Kafka name; all others come from the file or the defaults.
+    pub given: Vec<String>,
+}
+
+/// A topic's settings, by Kafka's meaning. -1-like "unlimited" is `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// `retention.ms`.
+    pub retention_ms: Option<u64>,
+    /// `retention.bytes`, a partition.
+    pub retention_bytes: Option<u64>,
+    /// `max.message.bytes`: largest batch.
+    pub batch_bytes_max: usize,
+    /// `message.timestamp.type=LogAppendTime`.
+    pub log_append_time: bool,
+    /// `cleanup.policy` as given: `delete`, `compact` or `compact,delete`. Compaction itself is not there yet.
+    pub cleanup_policy: String,
+    /// 0 is shed first when the quota is reached, 9 last.
+    pub priority: u8,
+}
+
+/// A topic to be made. What is `None` comes from the topic defaults of the configuration.
+#[derive(Clone, Debug)]
+pub struct TopicSpec {
+    /// Name.
+    pub name: Topic,
+    /// Partitions.
+    pub partitions: Option<u32>,
+    /// Settings by Kafka name (`retention.ms`), as strings; checked here.
+    pub settings: Vec<(String, String)>,
+}
+
+impl TopicInfo {
+    /// The line of the configuration file that fixes a setting (by its Kafka name, or `partitions`), if it does.
+    pub fn pinned(&self, setting: &str) -> Option<usize> {
+        let found = self.pinned.iter().find(|(name, _)| *name == setting);
+        found.map(|(_, line)| *line)
+    }
+}
+
+/// What the store keeps of a topic: what was asked for, not what the defaults made of it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct TopicRow {
+    pub(super) name: String,
+    pub(super) id: [u8; 16],
+    pub(super) partitions: u32,
+    /// Stores that were lost before this topic was made: its first offset is `generation << 40`, its leader epoch `generation`.
+    pub(super) generation: u32,
+    /// Settings that were given, by Kafka name.
+    pub(super) settings: BTreeMap<String, String>,
+}
+
+/// First offset of partitions of a generation: above everything that an earlier one can have given out.
+pub(super) fn first_offset(generation: u32) -> u64 {
+    u64::from(generation) << 40
+}
+
+/// Names that are taken, with what is right for them.
+const SETTINGS: [&str; 10] = [
+    "retention.ms",
+    "retention.bytes",
+    "max.message.bytes",
+    "message.timestamp.type",
+    "cleanup.policy",
+    "priority",
+    "compression.type",
+    "segment.bytes",
+    "segment.ms",
+    "min.insync.replicas",
+];
+
+impl TopicRow {
+    /// The topic with the defaults and the file's entry laid over what is stored; the file wins.
+    pub(super) fn info(
+        &self,
+        name: Topic,
+        defaults: &TopicDefaults,
+        entry: Option<&TopicEntry>,
+    ) -> Result<TopicInfo, Refused> {
+        let mut settings = TopicSettings {
+            retention_ms: defaults.retention_ms,
+            retention_bytes: defaults.retention_bytes,
+            batch_bytes_max: defaults.batch_bytes_max,
+            log_append_time: false,
+            cleanup_policy: "delete".into(),
+            priority: defaults.priority,
+        };
+        for (name, value) in &self.settings {
+            set(&mut settings, name, value)?;
+        }
+        let mut pinned = Vec::new();
+        if let Some(entry) = entry {
+            let mut pin = |is: bool, name| pinned.extend(is.then_some((name, entry.line)));
+            pin(entry.partitions.is_some(), "partitions");
+            pin(entry.retention_ms.is_some(), "retention.ms");
+            pin(entry.retention_bytes.is_some(), "retention.bytes");
+            pin(entry.priority.is_some(), "priority");
+            settings.retention_ms = entry.retention_ms.unwrap_or(settings.retention_ms);
+            settings.retention_bytes = entry.retention_bytes.unwrap_or(settings.retention_bytes);
+            settings.priority = entry.priority.unwrap_or(settings.priority);
+        }
+        Ok(TopicInfo {
+            name,
+            id: self.id,
+            partitions: self.partitions,
+            settings,
+            pinned,
+            given: self.settings.keys().cloned().collect(),
+        })
+    }
+}
+
+fn set(settings: &mut TopicSettings, name: &str, value: &str) -> Result<(), Refused> {
+    let bad = |wanted: &str| {
+        let why = format!("{name} cannot be {value:?}. Try: {wanted}");
+        Refused::new(Code::InvalidConfig, why)
+    };
+    let unlimited = || match value.parse::<i64>() {
+        Ok(-1) => Ok(None),
+        Ok(n) if n >= 0 => Ok(Some(n as u64)),
+        _ => Err(bad("a whole number, -1 for no limit")),
+    };
+    match name {
+        "retention.ms" => settings.retention_ms = unlimited()?,
+        "retention.bytes" => settings.retention_bytes = unlimited()?,
+        "max.message.bytes" => {
+            let most = BATCH_BYTES_CEILING;
+            let bytes = value.parse().ok().filter(|bytes| (1..=most).contains(bytes));
+            settings.batch_bytes_max = bytes.ok_or_else(|| bad("a number of bytes from 1 to 67108864"))?;
+        }
+        "message.timestamp.type" => {
+            settings.log_append_time = match value {
+                "CreateTime" => false,
+                "LogAppendTime" => true,
+                _ => return Err(bad("CreateTime or LogAppendTime")),
+            };
+        }
+        "cleanup.policy" => {
+            let mut words: Vec<&str> = value.split(',').map(str::trim).collect();
+            words.sort_unstable();
+            settings.cleanup_policy = match words[..] {
+                ["delete"] => "delete".into(),
+                ["compact"] => "compact".into(),
+                ["compact", "delete"] => "compact,delete".into(),
+                _ => return Err(bad("delete, compact, or compact,delete")),
+            };
+        }
+        "priority" => {
+            let priority = value.parse().ok().filter(|priority| *priority <= 9);
+            settings.priority = priority.ok_or_else(|| bad("0 (shed first) to 9 (shed last)"))?;
+        }
+        "compression.type" => {
+            if value != "producer" {
+                return Err(bad("producer: batches keep the compression that their producer chose"));
+            }
+        }
+        // How headwater lays out its store is its own affair: a number is taken and means nothing.
+        "segment.bytes" | "segment.ms" => {
+            value.parse::<u64>().map_err(|_| bad("a whole number"))?;
+        }
+        "min.insync.replicas" => {
+            if value != "1" {
+                return Err(bad("1: there is one replica"));
+            }
+        }
+        _ => {
+            let near = SETTINGS
+                .iter()
+                .min_by_key(|known| strsim::damerau_levenshtein(known, name))
+                .copied()
+                .unwrap_or_default();
+            let why = format!("unknown topic setting {name:?}. Try: {near}");
+            return Err(Refused::new(Code::InvalidConfig, why));
+        }
+    }
+    Ok(())
+}
+
+/// Largest `max.message.bytes` that can be asked for.
+const BATCH_BYTES_CEILING: usize = 64 << 20;
+
+/// Kafka's own bound is far above what one gateway holds.
+const PARTITIONS_A_TOPIC_MAX: u32 = 10_000;
+
+/// Checks a topic to be made and gives the row to store, without its id and generation.
+pub(super) fn row(spec: &TopicSpec, defaults: &TopicDefaults, entry: Option<&TopicEntry>) -> Result<TopicRow, Refused> {
+    let partitions = entry.and_then(|entry| entry.partitions).or(spec.partitions);
+    let partitions = partitions.unwrap_or(defaults.partitions);
+    if !(1..=PARTITIONS_A_TOPIC_MAX).contains(&partitions) {
+        let why = format!(
+            "topic {} cannot have {partitions} partitions. Try: 1 to {PARTITIONS_A_TOPIC_MAX}",
+            spec.name
+        );
+        return Err(Refused::new(Code::InvalidPartitions, why));
+    }
+    let row = TopicRow {
+        name: spec.name.to_string(),
+        id: [0; 16],
+        partitions,
+        generation: 0,
+        settings: spec.settings.iter().cloned().collect(),
+    };
+    row.info(spec.name.clone(), defaults, entry)?;
+    Ok(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(name: &str, value: &str) -> Result<TopicInfo, Refused> {
+        let spec = TopicSpec {
+            name: Topic::parse("t").unwrap(),
+            partitions: None,
+            settings: vec![(name.into(), value.into())],
+        };
+        let defaults = super::super::inline::topic_defaults();
+        row(&spec, &defaults, None)?.info(spec.name.clone(), &defaults, None)
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused_with_the_nearest_one() {
+        let refused = changed("retention.mss", "5").unwrap_err();
+        assert_eq!(refused.code, Code::InvalidConfig);
+        assert!(refused.why.contains("Try: retention.ms"), "{}", refused.why);
+    }
+
+    #[test]
+    fn settings_take_kafkas_values() {
+        assert_eq!(changed("retention.ms", "-1").unwrap().settings.retention_ms, None);
+        assert_eq!(
+            changed("retention.bytes", "9").unwrap().settings.retention_bytes,
+            Some(9)
+        );
+        assert!(
+            changed("message.timestamp.type", "LogAppendTime")
+                .unwrap()
+                .settings
+                .log_append_time
+        );
+        assert_eq!(
+            changed("cleanup.policy", "delete,compact")
+                .unwrap()
+                .settings
+                .cleanup_policy,
+            "compact,delete"
+        );
+        assert!(changed("compression.type", "gzip").is_err());
+    }
+
+    #[test]
+    fn the_files_entry_wins_and_is_named_by_its_line() {
+        let entry = TopicEntry {
+            name: Topic::parse("t").unwrap(),
+            line: 12,
+            partitions: Some(2),
+            retention_ms: Some(None),
+            retention_bytes: None,
+            priority: None,
+        };
+        let spec = TopicSpec {
+            name: entry.name.clone(),
+            partitions: Some(7),
+            settings: vec![("retention.ms".into(), "5".into())],
+        };
+        let defaults = super::super::inline::topic_defaults();
+        let info = row(&spec, &defaults, Some(&entry)).unwrap();
+        let info = info.info(spec.name, &defaults, Some(&entry)).unwrap();
+        assert_eq!((info.partitions, info.settings.retention_ms), (2, None));
+        assert_eq!(info.pinned("retention.ms"), Some(12));
+        assert_eq!(info.pinned("retention.bytes"), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! Metrics of `log`.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::model::Code;
+
+/// Counters, gauges and histograms of `log`.
+#[derive(Debug)]
+pub struct LogMetrics {
+    /// Commits that are durable.
+    pub commits: Counter,
+    /// Records in them.
+    pub records: Counter,
+    /// Bytes of their batches.
+    pub bytes: Counter,
+    /// Records a commit.
+    pub commit_records: Histogram,
+    /// From the store's transaction to its end, seconds.
+    pub commit_seconds: Histogram,
+    /// From submission to durable, seconds.
+    pub ack_seconds: Histogram,
+    /// Bytes that wait for the writer.
+    pub queue_bytes: Gauge,
+    /// Reads that the tail cache answered.
+    pub tail_hits: Counter,
+    /// Reads that went to the store.
+    pub tail_misses: Counter,
+    /// Bytes in the tail cache.
+    pub tail_bytes: Gauge,
+    /// Records that retention removed.
+    pub expired_records: Counter,
+    /// Bytes that retention removed.
+    pub expired_bytes: Counter,
+    /// Submissions refused, by code.
+    pub refused: Family<CodeLabel, Counter>,
+    /// Topics.
+    pub topics: Gauge,
+    /// Partitions over all topics.
+    pub partitions: Gauge,
+    /// Times that the store was opened anew after an error.
+    pub store_recoveries: Counter,
+    /// Times that a store was set aside as damaged.
+    pub stores_lost: Counter,
+    /// Stored batches that could not be read.
+    pub unreadable: Counter,
+    /// Bytes of the store that are in use.
+    pub store_bytes: Gauge,
+}
+
+/// A code as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabel {
+    code: &'static str,
+}
+
+impl Default for LogMetrics {
+    fn default() -> Self {
+        // 50 us to 26 s: from an NVMe drive to a card that hangs.
+        let seconds = || Histogram::new(exponential_buckets(50e-6, 2.0, 20));
+        Self {
+            commits: Counter::default(),
+            records: Counter::default(),
+            bytes: Counter::default(),
+            commit_records: Histogram::new(exponential_buckets(1.0, 2.0, 16)),
+            commit_seconds: seconds(),
+            ack_seconds: seconds(),
+            queue_bytes: Gauge::default(),
+            tail_hits: Counter::default(),
+            tail_misses: Counter::default(),
+            tail_bytes: Gauge::default(),
+            expired_records: Counter::default(),
+            expired_bytes: Counter::default(),
+            refused: Family::default(),
+            topics: Gauge::default(),
+            partitions: Gauge::default(),
+            store_recoveries: Counter::default(),
+            stores_lost: Counter::default(),
+            unreadable: Counter::default(),
+            store_bytes: Gauge::default(),
+        }
+    }
+}
+
+impl LogMetrics {
+    /// A commit is durable.
+    pub fn committed(&self, records: u64, bytes: u64, took_us: u64) {
+        self.commits.inc();
+        self.records.inc_by(records);
+        self.bytes.inc_by(bytes);
+        self.commit_records.observe(records as f64);
+        self.commit_seconds.observe(took_us as f64 / 1e6);
+    }
+
+    /// A submission is durable, so long after it came.
+    pub fn ack(&self, took_us: u64) {
+        self.ack_seconds.observe(took_us as f64 / 1e6);
+    }
+
+    /// A submission was refused.
+    pub fn refused(&self, code: Code) {
+        self.refused.get_or_create(&CodeLabel { code: code.name() }).inc();
+    }
+
+    /// Retention removed records.
+    pub fn expired(&self, records: u64, bytes: u64) {
+        self.expired_records.inc_by(records);
+        self.expired_bytes.inc_by(bytes);
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let r = registry.sub_registry_with_prefix("log");
+        r.register("commits", "Durable commits", self.commits.clone());
+        r.register("records", "Records committed", self.records.clone());
+        r.register("bytes", "Batch bytes committed", self.bytes.clone());
+        r.register("commit_records", "Records a commit", self.commit_records.clone());
+        r.register("commit_seconds", "Time of a store commit", self.commit_seconds.clone());
+        r.register(
+            "ack_seconds",
+            "Time from submission to durable",
+            self.ack_seconds.clone(),
+        );
+        r.register("queue_bytes", "Bytes waiting for the writer", self.queue_bytes.clone());
+        r.register("tail_hits", "Reads answered from memory", self.tail_hits.clone());
+        r.register("tail_misses", "Reads that went to the store", self.tail_misses.clone());
+        r.register("tail_bytes", "Bytes in the tail cache", self.tail_bytes.clone());
+        r.register(
+            "expired_records",
+            "Records removed by retention",
+            self.expired_records.clone(),
+        );
+        r.register(
+            "expired_bytes",
+            "Bytes removed by retention",
+            self.expired_bytes.clone(),
+        );
+        r.register("refused", "Submissions refused", self.refused.clone());
+        r.register("topics", "Topics", self.topics.clone());
+        r.register("partitions", "Partitions", self.partitions.clone());
+        r.register(
+            "store_recoveries",
+            "Store opened anew after an error",
+            self.store_recoveries.clone(),
+        );
+        r.register("stores_lost", "Stores set aside as damaged", self.stores_lost.clone());
+        r.register(
+            "unreadable_batches",
+            "Stored batches that could not be read",
+            self.unreadable.clone(),
+        );
+        r.register("store_bytes", "Bytes of the store in use", self.store_bytes.clone());
+    }
+}
