@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Failure;
 use super::output::Out;
-use crate::log::check::{CheckError, check};
+use crate::log::{CheckError, check};
 
 /// `headwater check`
 #[derive(Args)]

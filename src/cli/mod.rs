@@ -7,14 +7,22 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 mod bench;
+mod broker;
+mod check;
 pub mod client;
 mod configuration;
 mod failure;
 mod logs;
+mod moment;
+mod output;
 mod process;
+mod produce;
 pub mod send;
 pub mod sensors;
 mod serve;
+mod tail;
+mod topic;
+mod upstream;
 
 pub use failure::Failure;
 
@@ -33,6 +41,20 @@ enum Command {
     /// Check or print configurations
     #[command(subcommand)]
     Config(configuration::Configuration),
+    /// Topics and their settings
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Records in from standard input, a line a record
+    Produce(produce::Produce),
+    /// Records out
+    Tail(tail::Tail),
+    /// A device on the compact protocol, from standard input or from this machine's sensors
+    Send(send::SendArgs),
+    /// State and lag of what is forwarded
+    #[command(subcommand)]
+    Upstream(upstream::Upstream),
+    /// Verify a data directory offline, without changing a byte
+    Check(check::Check),
     /// Measure this machine
     #[command(subcommand, hide = true)]
     Bench(bench::Bench),
@@ -54,6 +76,12 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(command) => command.run(),
         Command::Config(command) => command.run(),
+        Command::Topic(command) => command.run(),
+        Command::Produce(command) => command.run(),
+        Command::Tail(command) => command.run(),
+        Command::Send(args) => return send::run(args),
+        Command::Upstream(command) => command.run(),
+        Command::Check(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     match result {

@@ -25,7 +25,12 @@ impl std::str::FromStr for From {
         let found = match text {
             "earliest" => Some(Self::Earliest),
             "latest" => Some(Self::Latest),
-            _ => text.parse().ok().map(Self::Offset).or_else(ago).or_else(|| rfc3339(text).map(Self::Time)),
+            _ => text
+                .parse()
+                .ok()
+                .map(Self::Offset)
+                .or_else(ago)
+                .or_else(|| rfc3339(text).map(Self::Time)),
         };
         found.ok_or_else(|| {
             "that is no place to begin. Try: earliest, latest, an offset, -1h or 2026-01-31T08:00Z".to_owned()
@@ -36,7 +41,9 @@ impl std::str::FromStr for From {
 /// Milliseconds since 1970 of `2026-01-31T08:00[:00[.000]](Z|+01:00)`.
 fn rfc3339(text: &str) -> Option<i64> {
     let (date, time) = text.split_once(['T', 't', ' '])?;
-    let mut date = date.splitn(3, '-').map(|part| digits(part, if part.len() == 4 { 4 } else { 2 }));
+    let mut date = date
+        .splitn(3, '-')
+        .map(|part| digits(part, if part.len() == 4 { 4 } else { 2 }));
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);
     if !(1..=12).contains(&month) || !(1..=days_of(year, month)).contains(&day) || year < 1970 {
         return None;
@@ -106,7 +113,13 @@ pub(super) fn to_rfc3339(time_ms: i64) -> String {
         month += 1;
     }
     let (s, rest) = (ms / 1000, ms % 1000);
-    format!("{year:04}-{month:02}-{:02}T{:02}:{:02}:{:02}.{rest:03}Z", days + 1, s / 3600, s / 60 % 60, s % 60)
+    format!(
+        "{year:04}-{month:02}-{:02}T{:02}:{:02}:{:02}.{rest:03}Z",
+        days + 1,
+        s / 3600,
+        s / 60 % 60,
+        s % 60
+    )
 }
 
 #[cfg(test)]
@@ -127,14 +140,30 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(from), "{text}");
         }
-        for bad in ["", "-1", "-", "1h", "2026-02-29T00:00Z", "2026-13-01T00:00Z", "2026-01-31", "2026-01-31T08:00", "yesterday"] {
+        for bad in [
+            "",
+            "-1",
+            "-",
+            "1h",
+            "2026-02-29T00:00Z",
+            "2026-13-01T00:00Z",
+            "2026-01-31",
+            "2026-01-31T08:00",
+            "yesterday",
+        ] {
             assert!(bad.parse::<From>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn times_are_written_as_they_are_read() {
-        for ms in [0, 951_782_400_000, 1_709_251_199_001, 1_769_846_401_250, 4_102_444_800_000] {
+        for ms in [
+            0,
+            951_782_400_000,
+            1_709_251_199_001,
+            1_769_846_401_250,
+            4_102_444_800_000,
+        ] {
             assert_eq!(to_rfc3339(ms).parse(), Ok(From::Time(ms)));
         }
         assert_eq!(to_rfc3339(-1), "-1 ms");

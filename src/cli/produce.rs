@@ -78,7 +78,11 @@ impl Produce {
         let failed = |e: KafkaError| refused(&format!("topic {:?}", self.topic), &e);
         let partitions = client.topic(&self.topic, true).map_err(failed)?.partitions;
         if let Some(partition) = self.partition.filter(|p| !partitions.contains(&Partition(*p))) {
-            let text = format!("topic {:?} has {} partitions and none numbered {partition}", self.topic, partitions.len());
+            let text = format!(
+                "topic {:?} has {} partitions and none numbered {partition}",
+                self.topic,
+                partitions.len()
+            );
             return Err(Failure::absent(text));
         }
         let mut producer = match self.acks {
@@ -92,7 +96,10 @@ impl Produce {
             let mut by_partition: BTreeMap<Partition, Vec<Record>> = BTreeMap::new();
             let (mut records, mut size, mut line) = (0, 0, Some(first));
             while let Some(next) = line {
-                let record = match next.map_err(|e| Failure::failed(format!("reading standard input: {e}"))).and_then(|l| self.record(&l, &headers)) {
+                let record = match next
+                    .map_err(|e| Failure::failed(format!("reading standard input: {e}")))
+                    .and_then(|l| self.record(&l, &headers))
+                {
                     Ok(record) => record,
                     Err(failure) => {
                         ended = Err(failure);
@@ -100,7 +107,10 @@ impl Produce {
                     }
                 };
                 (records, size) = (records + 1, size + record.size_bytes());
-                by_partition.entry(self.place(&record, &partitions, round)).or_default().push(record);
+                by_partition
+                    .entry(self.place(&record, &partitions, round))
+                    .or_default()
+                    .push(record);
                 let full = records >= ROUND_RECORDS || size >= ROUND_BYTES;
                 line = if full { None } else { lines.try_recv().ok() };
             }
@@ -129,7 +139,9 @@ impl Produce {
                 name: name.to_owned(),
                 value: Some(Bytes::from(value.to_owned())),
             }),
-            None => Err(Failure::usage(format!("{text:?} is not a header. Try: --header site=north"))),
+            None => Err(Failure::usage(format!(
+                "{text:?} is not a header. Try: --header site=north"
+            ))),
         };
         self.header.iter().map(header).collect()
     }
@@ -139,9 +151,15 @@ impl Produce {
             None => (self.key.as_ref().map(|key| key.as_bytes().to_vec()), line),
             Some(separator) => {
                 let separator = separator.as_bytes();
-                let at = line.windows(separator.len().max(1)).position(|window| window == separator);
+                let at = line
+                    .windows(separator.len().max(1))
+                    .position(|window| window == separator);
                 let Some(at) = at else {
-                    let text = format!("the line {:?} has no {:?} in it", super::output::printable(line), self.key_separator);
+                    let text = format!(
+                        "the line {:?} has no {:?} in it",
+                        super::output::printable(line),
+                        self.key_separator
+                    );
                     return Err(Failure::usage(text));
                 };
                 (Some(line[..at].to_vec()), &line[at + separator.len()..])
@@ -160,7 +178,10 @@ impl Produce {
         match (self.partition, &record.key) {
             (Some(partition), _) => Partition(partition),
             (None, Some(key)) => partition_of_key(key, u32::try_from(partitions.len()).unwrap_or(u32::MAX)),
-            (None, None) => partitions.get(round % partitions.len().max(1)).copied().unwrap_or(Partition(0)),
+            (None, None) => partitions
+                .get(round % partitions.len().max(1))
+                .copied()
+                .unwrap_or(Partition(0)),
         }
     }
 

@@ -62,7 +62,10 @@ impl Tail {
         let failed = |e: KafkaError| refused(&format!("topic {:?}", self.topic), &e);
         let mut readings = self.begin(&mut client).map_err(failed)?;
         if readings.is_empty() {
-            return Err(Failure::absent(format!("topic {:?} has no partition {:?}", self.topic, self.partition)));
+            return Err(Failure::absent(format!(
+                "topic {:?} has no partition {:?}",
+                self.topic, self.partition
+            )));
         }
         let mut out = Out::new();
         let mut left = self.count.unwrap_or(u64::MAX);
@@ -83,7 +86,9 @@ impl Tail {
                 Err(error) => return Err(failed(error)),
             };
             for part in fetched {
-                let Some(reading) = readings.iter_mut().find(|r| r.partition == part.partition) else { continue };
+                let Some(reading) = readings.iter_mut().find(|r| r.partition == part.partition) else {
+                    continue;
+                };
                 for (offset, record) in &part.records {
                     if left == 0 || (self.no_follow && *offset >= reading.stop) {
                         break;
@@ -101,7 +106,10 @@ impl Tail {
     fn begin(&self, client: &mut KafkaClient) -> Result<Vec<Reading>, KafkaError> {
         const EARLIEST: i64 = -2;
         const LATEST: i64 = -1;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
         let now_ms = i64::try_from(now).unwrap_or(i64::MAX);
         let mut readings = Vec::new();
         for partition in client.topic(&self.topic, false)?.partitions {
@@ -142,7 +150,8 @@ impl Tail {
 
     fn print(&self, out: &mut Out, partition: Partition, offset: Offset, record: &Record) -> Result<(), Failure> {
         if self.json {
-            let header = |h: &crate::model::RecordHeader| json!({ "name": h.name, "value": json_bytes(h.value.as_deref()) });
+            let header =
+                |h: &crate::model::RecordHeader| json!({ "name": h.name, "value": json_bytes(h.value.as_deref()) });
             return out.json(&json!({
                 "topic": self.topic,
                 "partition": partition.0,
@@ -158,6 +167,10 @@ impl Tail {
             return out.line(&String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()));
         }
         let time = to_rfc3339(record.timestamp_ms);
-        out.line(&format!("{time}\t{partition}:{offset}\t{}\t{}", text(&record.key), text(&record.value)))
+        out.line(&format!(
+            "{time}\t{partition}:{offset}\t{}\t{}",
+            text(&record.key),
+            text(&record.value)
+        ))
     }
 }

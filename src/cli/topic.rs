@@ -80,7 +80,10 @@ fn spans(client: &mut KafkaClient, topic: &str, partitions: &[Partition]) -> Res
 }
 
 fn records(spans: &[Span]) -> u64 {
-    spans.iter().map(|(_, start, next)| next.0.saturating_sub(start.0)).sum()
+    spans
+        .iter()
+        .map(|(_, start, next)| next.0.saturating_sub(start.0))
+        .sum()
 }
 
 impl List {
@@ -134,9 +137,16 @@ impl Named {
             let partitions: Vec<_> = spans.iter().map(partition).collect();
             out.json(&json!({ "topic": self.topic, "partitions": partitions, "settings": settings }))?;
         } else {
-            out.line(&format!("{}: {} partitions, {} records", self.topic, spans.len(), records(&spans)))?;
+            out.line(&format!(
+                "{}: {} partitions, {} records",
+                self.topic,
+                spans.len(),
+                records(&spans)
+            ))?;
             for (partition, start, next) in &spans {
-                out.line(&format!("  partition {partition}: offsets {start} to {next} (exclusive)"))?;
+                out.line(&format!(
+                    "  partition {partition}: offsets {start} to {next} (exclusive)"
+                ))?;
             }
             for (name, value) in settings {
                 out.line(&format!("  {name} = {value}"))?;

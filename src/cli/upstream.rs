@@ -41,7 +41,9 @@ impl Status {
         let wanted = |u: &&UpstreamStatus| self.name.as_ref().is_none_or(|name| *name == u.name);
         let found: Vec<_> = all.iter().filter(wanted).collect();
         if let (Some(name), true) = (&self.name, found.is_empty()) {
-            return Err(Failure::absent(format!("there is no upstream named {name:?}. Try: headwater upstream status")));
+            return Err(Failure::absent(format!(
+                "there is no upstream named {name:?}. Try: headwater upstream status"
+            )));
         }
         if found.is_empty() {
             eprintln!("headwater: nothing is forwarded. Try: an [[upstream]] in the configuration");
@@ -68,11 +70,15 @@ fn print(out: &mut Out, upstream: &UpstreamStatus) -> Result<(), Failure> {
         upstream.skipped_records,
     ))?;
     if let Some(error) = &upstream.last_error {
-        let at = upstream.last_error_ms.map_or(String::new(), |ms| format!(" at {}", to_rfc3339(ms)));
+        let at = upstream
+            .last_error_ms
+            .map_or(String::new(), |ms| format!(" at {}", to_rfc3339(ms)));
         out.line(&format!("  last error{at}: {error}"))?;
     }
     for p in &upstream.partitions {
-        let there = p.partition_there.map_or(String::new(), |number| format!(" partition {number}"));
+        let there = p
+            .partition_there
+            .map_or(String::new(), |number| format!(" partition {number}"));
         out.line(&format!(
             "  {} partition {} to {}{there}: next offset {}, {} behind",
             p.topic, p.partition, p.topic_there, p.next_offset, p.lag_records

@@ -11,7 +11,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 /// Connects to `HOST:PORT`, trying every address that the name has, each for at most `timeout`.
-fn dial(address: &str, timeout: Duration) -> io::Result<TcpStream> {
+pub(super) fn dial(address: &str, timeout: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in address.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, timeout) {
