@@ -27,9 +27,17 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use self::body::Body;
+use self::recovery::{identify, replay, scan};
+use super::disk::Disk;
+
+mod body;
+mod recovery;
+
 /// Bytes of a new ring. A first lap writes into unwritten blocks and is slower; after that every commit is one run.
 pub const RING_BYTES: u64 = 8 << 20;
-const BLOCK: u64 = 4096;
+/// What the ring is written in.
+pub(super) const BLOCK: u64 = 4096;
 const HEADER: usize = 64;
 const EXTENT: usize = 16;
 const MAGIC: &[u8; 8] = b"HWRING01";
@@ -38,42 +46,10 @@ const DIRECT_BYTES: usize = 96 << 10;
 /// What counts as large.
 const LARGE_EXTENT_BYTES: usize = 8 << 10;
 
-/// A file as the ring needs it; the tests put a disk that loses power behind it.
-pub trait Medium: Send + Sync {
-    /// Fills `out` from `at`; bytes past the end are an error.
-    fn read_at(&self, at: u64, out: &mut [u8]) -> io::Result<()>;
-    /// Writes all of `data` at `at`, growing the file if need be.
-    fn write_at(&self, at: u64, data: &[u8]) -> io::Result<()>;
-    /// Makes every write before it durable, and the length.
-    fn sync(&self) -> io::Result<()>;
-    /// Length in bytes.
-    fn len(&self) -> io::Result<u64>;
-    /// Cuts or grows with zeros.
-    fn set_len(&self, len: u64) -> io::Result<()>;
-}
-
-impl Medium for std::fs::File {
-    fn read_at(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(self, out, at)
-    }
-    fn write_at(&self, at: u64, data: &[u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(self, data, at)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.sync_data()
-    }
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        Self::set_len(self, len)
-    }
-}
-
 /// A database file with a ring before it.
-pub struct Ringed<M> {
-    file: M,
-    ring: M,
+pub struct Ringed<D> {
+    file: Body<D>,
+    ring: D,
     state: Mutex<State>,
     /// Every record up to here is in the database file, synced. Behind `State::durable` until a record says so.
     checkpointed: AtomicU64,
@@ -99,27 +75,20 @@ struct State {
     record: Vec<u8>,
 }
 
-impl<M> fmt::Debug for Ringed<M> {
+impl<D> fmt::Debug for Ringed<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Ringed")
     }
 }
 
-struct Record {
-    seq: u64,
-    checkpointed: u64,
-    file_len: u64,
-    at: u64,
-    bytes: u64,
-}
-
-impl<M: Medium> Ringed<M> {
+impl<D: Disk> Ringed<D> {
     /// Opens a database file with its ring, replaying what a crash left in it. An empty ring file is made ready with
     /// `ring_bytes` and `fresh_id`, which must be random; one that is there keeps its own.
-    pub fn open(file: M, ring: M, ring_bytes: u64, fresh_id: [u8; 16]) -> io::Result<Self> {
+    pub fn open(file: D, ring: D, ring_bytes: u64, fresh_id: [u8; 16]) -> io::Result<Self> {
         let id = identify(&ring, ring_bytes, fresh_id)?;
         let ring_len = ring.len()? / BLOCK * BLOCK;
         let records = scan(&ring, ring_len, &id)?;
+        let file = Body::open(file, id, records.is_empty())?;
         let newest = records.values().next_back();
         let (seq, head) = newest.map_or((0, BLOCK), |r| (r.seq, r.at + r.bytes));
         if let Some(newest) = newest {
@@ -136,113 +105,22 @@ impl<M: Medium> Ringed<M> {
             head,
             // Until a record says that they are checkpointed, all that were replayed keep their place.
             live: newest
-                .map(|n| records.range(n.checkpointed + 1..).map(|(_, r)| (r.seq, r.at, r.bytes)).collect())
+                .map(|n| {
+                    records
+                        .range(n.checkpointed + 1..)
+                        .map(|(_, r)| (r.seq, r.at, r.bytes))
+                        .collect()
+                })
                 .unwrap_or_default(),
             record: Vec::new(),
         };
-        Ok(Self { file, ring, state: Mutex::new(state), checkpointed: AtomicU64::new(seq), applied: AtomicU64::new(seq) })
-    }
-
-    /// Length of the database.
-    pub fn len(&self) -> u64 {
-        self.state().file_len
-    }
-
-    /// Reads, seeing what is not synced yet.
-    pub fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
-        let end = at.saturating_add(out.len() as u64);
-        {
-            let state = self.state();
-            if let Some(whole) = state.pending.get(&at).filter(|data| data.len() >= out.len()) {
-                out.copy_from_slice(&whole[..out.len()]);
-                return Ok(());
-            }
-            let overlaps = state.pending.range(..end).next_back().is_some_and(|(o, d)| o + d.len() as u64 > at);
-            if overlaps {
-                self.file.read_at(at, out)?;
-                for (offset, data) in state.pending.range(..end).rev().take_while(|(o, d)| *o + d.len() as u64 > at) {
-                    let from = at.max(*offset);
-                    let to = end.min(offset + data.len() as u64);
-                    out[(from - at) as usize..(to - at) as usize]
-                        .copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]);
-                }
-                return Ok(());
-            }
-        }
-        self.file.read_at(at, out)
-    }
-
-    /// Holds a write until the next sync.
-    pub fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
-        let mut state = self.state();
-        if let Some(same) = state.pending.get_mut(&at).filter(|same| same.len() == data.len()) {
-            same.copy_from_slice(data);
-            return Ok(());
-        }
-        state.cut(at, at + data.len() as u64);
-        state.pending_bytes += data.len();
-        state.pending.insert(at, data.to_vec());
-        Ok(())
-    }
-
-    /// Grows at once (with zeros, which no commit refers to yet), shrinks after a checkpoint.
-    pub fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.state();
-        if len < state.file_len {
-            state.cut(len, u64::MAX);
-            self.checkpoint_now(&mut state)?;
-        }
-        self.file.set_len(len)?;
-        state.file_len = len;
-        Ok(())
-    }
-
-    /// Makes every write before it durable.
-    pub fn sync(&self) -> io::Result<()> {
-        let mut guard = self.state();
-        let state = &mut *guard;
-        if state.pending.is_empty() {
-            return Ok(());
-        }
-        let most = (state.ring_len / 4) as usize;
-        if state.pending_bytes > DIRECT_BYTES {
-            self.write_direct(state, |offset, data| offset >= BLOCK && data.len() >= LARGE_EXTENT_BYTES)?;
-            if state.pending_bytes + state.pending.len() * EXTENT + HEADER > most {
-                // A huge transaction of small pages: all but the header page, which alone is overwritten in place.
-                self.write_direct(state, |offset, _| offset >= BLOCK)?;
-            }
-            self.file.sync()?;
-            self.checkpointed.store(state.seq, Ordering::Release);
-        }
-        self.append(state)?;
-        for (offset, data) in std::mem::take(&mut state.pending) {
-            self.file.write_at(offset, &data)?;
-        }
-        state.pending_bytes = 0;
-        self.applied.store(state.seq, Ordering::Release);
-        Ok(())
-    }
-
-    /// Whether half of the ring waits for a checkpoint.
-    pub fn wants_checkpoint(&self) -> bool {
-        let state = self.state();
-        let checkpointed = self.checkpointed.load(Ordering::Acquire);
-        let waiting: u64 = state.live.iter().filter(|(seq, ..)| *seq > checkpointed).map(|(.., bytes)| bytes).sum();
-        waiting > state.ring_len / 2
-    }
-
-    /// Syncs the database file beside commits: for a thread other than the writer's.
-    pub fn checkpoint(&self) -> io::Result<()> {
-        let applied = self.applied.load(Ordering::Acquire);
-        self.file.sync()?;
-        self.checkpointed.fetch_max(applied, Ordering::AcqRel);
-        Ok(())
-    }
-
-    /// Syncs the database file and says so in the ring: nothing is left to replay.
-    pub fn close(&self) -> io::Result<()> {
-        self.sync()?;
-        self.checkpoint_now(&mut self.state())
+        Ok(Self {
+            file,
+            ring,
+            state: Mutex::new(state),
+            checkpointed: AtomicU64::new(seq),
+            applied: AtomicU64::new(seq),
+        })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -251,11 +129,16 @@ impl<M: Medium> Ringed<M> {
     }
 
     fn write_direct(&self, state: &mut State, direct: impl Fn(u64, &[u8]) -> bool) -> io::Result<()> {
-        let large: Vec<u64> = state.pending.iter().filter(|(o, d)| direct(**o, d)).map(|(o, _)| *o).collect();
+        let large: Vec<u64> = state
+            .pending
+            .iter()
+            .filter(|(o, d)| direct(**o, d))
+            .map(|(o, _)| *o)
+            .collect();
         for offset in large {
             let data = state.pending.remove(&offset).unwrap_or_default();
             state.pending_bytes -= data.len();
-            self.file.write_at(offset, &data)?;
+            self.file.write(offset, &data)?;
         }
         Ok(())
     }
@@ -299,12 +182,18 @@ impl<M: Medium> Ringed<M> {
     /// Stamps the record, writes it at its place and syncs.
     fn put(&self, state: &mut State) -> io::Result<()> {
         let bytes = state.record.len() as u64;
-        let at = state.place(bytes).or_else(|| (bytes == BLOCK).then(|| state.reserve())).ok_or_else(|| {
-            io::Error::other(format!("a record of {bytes} bytes does not fit into a ring of {}", state.ring_len))
-        })?;
+        let at = state
+            .place(bytes)
+            .or_else(|| (bytes == BLOCK).then(|| state.reserve()))
+            .ok_or_else(|| {
+                io::Error::other(format!(
+                    "a record of {bytes} bytes does not fit into a ring of {}",
+                    state.ring_len
+                ))
+            })?;
         let (seq, checkpointed) = (state.seq + 1, self.checkpointed.load(Ordering::Acquire));
         state.stamp(seq, checkpointed);
-        self.ring.write_at(at, &state.record)?;
+        self.ring.write(at, &state.record)?;
         self.ring.sync()?;
         (state.seq, state.durable, state.head) = (seq, checkpointed, at + bytes);
         state.live.push_back((seq, at, bytes));
@@ -315,11 +204,135 @@ impl<M: Medium> Ringed<M> {
     }
 }
 
+impl<D: Disk> Disk for Ringed<D> {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state().file_len)
+    }
+
+    /// Reads, seeing what is not synced yet.
+    fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
+        let end = at.saturating_add(out.len() as u64);
+        {
+            let state = self.state();
+            if let Some(whole) = state.pending.get(&at).filter(|data| data.len() >= out.len()) {
+                out.copy_from_slice(&whole[..out.len()]);
+                return Ok(());
+            }
+            let overlaps = state
+                .pending
+                .range(..end)
+                .next_back()
+                .is_some_and(|(o, d)| o + d.len() as u64 > at);
+            if overlaps {
+                self.file.read(at, out)?;
+                for (offset, data) in state
+                    .pending
+                    .range(..end)
+                    .rev()
+                    .take_while(|(o, d)| *o + d.len() as u64 > at)
+                {
+                    let from = at.max(*offset);
+                    let to = end.min(offset + data.len() as u64);
+                    out[(from - at) as usize..(to - at) as usize]
+                        .copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]);
+                }
+                return Ok(());
+            }
+        }
+        self.file.read(at, out)
+    }
+
+    /// Holds a write until the next sync.
+    fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        if let Some(same) = state.pending.get_mut(&at).filter(|same| same.len() == data.len()) {
+            same.copy_from_slice(data);
+            return Ok(());
+        }
+        state.cut(at, at + data.len() as u64);
+        state.pending_bytes += data.len();
+        state.pending.insert(at, data.to_vec());
+        Ok(())
+    }
+
+    /// Grows at once (with zeros, which no commit refers to yet), shrinks after a checkpoint.
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state();
+        if len < state.file_len {
+            state.cut(len, u64::MAX);
+            self.checkpoint_now(&mut state)?;
+        }
+        self.file.set_len(len)?;
+        state.file_len = len;
+        Ok(())
+    }
+
+    /// Makes every write before it durable.
+    fn sync(&self) -> io::Result<()> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if state.pending.is_empty() {
+            return Ok(());
+        }
+        let most = (state.ring_len / 4) as usize;
+        if state.pending_bytes > DIRECT_BYTES {
+            self.write_direct(state, |offset, data| {
+                offset >= BLOCK && data.len() >= LARGE_EXTENT_BYTES
+            })?;
+            if state.pending_bytes + state.pending.len() * EXTENT + HEADER > most {
+                // A huge transaction of small pages: all but the header page, which alone is overwritten in place.
+                self.write_direct(state, |offset, _| offset >= BLOCK)?;
+            }
+            self.file.sync()?;
+            self.checkpointed.store(state.seq, Ordering::Release);
+        }
+        self.append(state)?;
+        for (offset, data) in std::mem::take(&mut state.pending) {
+            self.file.write(offset, &data)?;
+        }
+        state.pending_bytes = 0;
+        self.applied.store(state.seq, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether half of the ring waits for a checkpoint.
+    fn checkpoint_due(&self) -> bool {
+        let state = self.state();
+        let checkpointed = self.checkpointed.load(Ordering::Acquire);
+        let waiting: u64 = state
+            .live
+            .iter()
+            .filter(|(seq, ..)| *seq > checkpointed)
+            .map(|(.., bytes)| bytes)
+            .sum();
+        waiting > state.ring_len / 2
+    }
+
+    /// Syncs the database file beside commits: for a thread other than the writer's.
+    fn checkpoint(&self) -> io::Result<()> {
+        let applied = self.applied.load(Ordering::Acquire);
+        self.file.sync()?;
+        self.checkpointed.fetch_max(applied, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Syncs the database file and says so in the ring: nothing is left to replay.
+    fn close(&self) -> io::Result<()> {
+        self.sync()?;
+        self.checkpoint_now(&mut self.state())
+    }
+}
+
 impl State {
     /// Removes what is pending in a range, keeping what sticks out on either side.
     fn cut(&mut self, from: u64, to: u64) {
-        let hit: Vec<u64> =
-            self.pending.range(..to).rev().take_while(|(o, d)| **o + d.len() as u64 > from).map(|(o, _)| *o).collect();
+        let hit: Vec<u64> = self
+            .pending
+            .range(..to)
+            .rev()
+            .take_while(|(o, d)| **o + d.len() as u64 > from)
+            .map(|(o, _)| *o)
+            .collect();
         for offset in hit {
             let data = self.pending.remove(&offset).unwrap_or_default();
             self.pending_bytes -= data.len();
@@ -341,7 +354,11 @@ impl State {
     fn place(&self, bytes: u64) -> Option<u64> {
         let needed = bytes + BLOCK;
         let Some((_, tail, _)) = self.live.front() else {
-            let at = if self.head + needed <= self.ring_len { self.head } else { BLOCK };
+            let at = if self.head + needed <= self.ring_len {
+                self.head
+            } else {
+                BLOCK
+            };
             return (at + needed <= self.ring_len).then_some(at);
         };
         if self.head > *tail {
@@ -357,7 +374,11 @@ impl State {
 
     /// The block that `place` keeps free.
     fn reserve(&self) -> u64 {
-        if self.head + BLOCK <= self.ring_len { self.head } else { BLOCK }
+        if self.head + BLOCK <= self.ring_len {
+            self.head
+        } else {
+            BLOCK
+        }
     }
 
     fn encode(&mut self) {
@@ -391,91 +412,3 @@ impl State {
         record[40..44].copy_from_slice(&crc.to_le_bytes());
     }
 }
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
-}
-
-/// The ring's id; an empty file gets one.
-fn identify(ring: &impl Medium, ring_bytes: u64, fresh_id: [u8; 16]) -> io::Result<[u8; 16]> {
-    let mut first = [0; HEADER];
-    let len = ring.len()?;
-    if len >= BLOCK {
-        ring.read_at(0, &mut first)?;
-    }
-    if &first[..8] == MAGIC {
-        let mut id = [0; 16];
-        id.copy_from_slice(&first[8..24]);
-        return Ok(id);
-    }
-    // A power cut during the very first opening leaves zeros; anything else is damage, and records may be lost with it.
-    let mut block = vec![0; BLOCK as usize];
-    for at in (0..len / BLOCK * BLOCK).step_by(BLOCK as usize) {
-        ring.read_at(at, &mut block)?;
-        if block.iter().any(|byte| *byte != 0) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the ring's first block is damaged"));
-        }
-    }
-    ring.set_len(ring_bytes)?;
-    ring.write_at(0, MAGIC)?;
-    ring.write_at(8, &fresh_id)?;
-    ring.sync()?;
-    Ok(fresh_id)
-}
-
-/// Every whole record, by seq.
-fn scan(ring: &impl Medium, ring_len: u64, id: &[u8]) -> io::Result<BTreeMap<u64, Record>> {
-    let mut records = BTreeMap::new();
-    let mut header = [0; HEADER];
-    for at in (BLOCK..ring_len).step_by(BLOCK as usize) {
-        ring.read_at(at, &mut header)?;
-        let bytes = (HEADER as u64 + u64::from(u32_at(&header, 36))).next_multiple_of(BLOCK);
-        if &header[..8] != MAGIC || at + bytes > ring_len {
-            continue;
-        }
-        let mut whole = vec![0; bytes as usize];
-        ring.read_at(at, &mut whole)?;
-        whole[40..44].fill(0);
-        if crc32c::crc32c_append(crc32c::crc32c(id), &whole) != u32_at(&header, 40) {
-            continue;
-        }
-        let seq = u64_at(&header, 8);
-        let (checkpointed, file_len) = (u64_at(&header, 16), u64_at(&header, 24));
-        records.insert(seq, Record { seq, checkpointed, file_len, at, bytes });
-    }
-    Ok(records)
-}
-
-/// Writes what the records after the newest checkpoint hold, and syncs.
-fn replay(file: &impl Medium, ring: &impl Medium, records: &BTreeMap<u64, Record>, newest: &Record) -> io::Result<()> {
-    if file.len()? != newest.file_len && newest.checkpointed < newest.seq {
-        file.set_len(newest.file_len.max(file.len()?))?;
-    }
-    for seq in newest.checkpointed + 1..=newest.seq {
-        let Some(record) = records.get(&seq) else {
-            let why = format!("record {seq} of the ring is damaged; {} is the newest", newest.seq);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-        };
-        let mut whole = vec![0; record.bytes as usize];
-        ring.read_at(record.at, &mut whole)?;
-        let extents = u32_at(&whole, 32) as usize;
-        let mut from = HEADER + extents * EXTENT;
-        for i in 0..extents {
-            let entry = HEADER + i * EXTENT;
-            let (len, stored) = (u32_at(&whole, entry + 8) as usize, u32_at(&whole, entry + 12) as usize);
-            let mut data = whole.get(from..from + stored).ok_or(io::ErrorKind::InvalidData)?.to_vec();
-            data.resize(len, 0);
-            file.write_at(u64_at(&whole, entry), &data)?;
-            from += stored;
-        }
-    }
-    file.sync()
-}
-
-#[cfg(test)]
-#[path = "ring_tests.rs"]
-mod tests;
