@@ -107,13 +107,14 @@ pub struct Directory {
     path: PathBuf,
     cache_bytes: usize,
     store_id: [u8; 16],
+    ring_seed: [u8; 16],
     /// Locked as long as it is open.
     _lock: File,
 }
 
 impl Directory {
     /// Takes a data directory: makes it if need be and locks it.
-    pub fn take(path: &Path, cache_bytes: usize, store_id: [u8; 16]) -> Result<Self, OpenError> {
+    pub fn take(path: &Path, cache_bytes: usize, store_id: [u8; 16], ring_seed: [u8; 16]) -> Result<Self, OpenError> {
         let unusable = |error: IoError| OpenError::Directory {
             directory: path.into(),
             why: error.to_string(),
@@ -137,6 +138,7 @@ impl Directory {
             path: path.into(),
             cache_bytes,
             store_id,
+            ring_seed,
             _lock: lock,
         })
     }
@@ -172,8 +174,7 @@ impl Directory {
             file.try_clone().map_err(|e| io(&e))?,
             ring.try_clone().map_err(|e| io(&e))?,
         ];
-        // New for every ring and known to nobody outside.
-        let ring_id = fastrand::u128(..).to_le_bytes();
+        let ring_id = self.ring_id();
         Ring::create(FileDisk(ring), ring_id, RING_BYTES).map_err(|e| of_io(&e))?;
         let store = RedbStore::open(FileDisk(file), self.cache_bytes, false)?;
         let mut ops = new_ring(ring_id).to_vec();
@@ -192,6 +193,15 @@ impl Directory {
             self.sync()
         };
         finish().map_err(|error| io(&error))
+    }
+
+    /// New for every ring, and known to nobody outside.
+    fn ring_id(&self) -> [u8; 16] {
+        let mut id = self.ring_seed;
+        for (byte, count) in id.iter_mut().zip(self.generation().to_le_bytes()) {
+            *byte ^= count;
+        }
+        id
     }
 
     fn sync(&self) -> Result<(), IoError> {

@@ -17,7 +17,6 @@ mod load;
 mod memory;
 mod open;
 mod overlay;
-mod pace;
 mod partition;
 mod producers;
 mod queue;
