@@ -73,6 +73,12 @@ mod tests {
             let wait = backoff.waits_until(now).expect("it waits") - now.mono_us;
             assert!(wait >= ms * 500 && wait <= ms * 1000, "{wait} for {ms} ms");
         }
+        let other = |seed| {
+            let mut backoff = Backoff::default();
+            backoff.failed(now, 1000, &mut Jitter::new(seed));
+            backoff.waits_until(now)
+        };
+        assert_ne!(other(1), other(2), "two gateways do not come back together");
         backoff.worked();
         assert_eq!(backoff.waits_until(now), None);
         backoff.failed(now, 1000, &mut jitter);

@@ -8,7 +8,7 @@ use super::lane::{Found, Lane, READ_BYTES};
 use super::links::{Asked, LinkId};
 use super::progress::{Kept, checkpoint_key, checkpoint_offset};
 use super::target::{Refusal, Target, TargetKey};
-use super::{Forwarder, wire};
+use super::{Forwarder, health_part, wire};
 use crate::kafka_wire::Api;
 use crate::log::{Table, TopicInfo};
 use crate::model::{Now, Offset, Partition};
@@ -264,8 +264,9 @@ impl Forwarder {
         let upstream = &self.config.name;
         let lost = |records: u64| {
             self.counters.records_skipped.inc_by(records);
+            // It stays until the process ends: nothing brings them back.
             self.metrics.health.degrade(
-                "upstream",
+                format!("{} loss", health_part(upstream)),
                 format!("{records} records of {topic}/{partition} were lost unforwarded"),
             );
         };

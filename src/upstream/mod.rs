@@ -300,6 +300,11 @@ impl Forwarder {
     }
 }
 
+/// Under which name `/healthz` tells of an upstream: one line for each.
+pub fn health_part(upstream: &str) -> String {
+    format!("upstream {upstream}")
+}
+
 /// `host:port` or `[v6]:port`; the configuration was checked.
 fn address(text: &str) -> Option<Address> {
     let (host, port) = text.rsplit_once(':')?;

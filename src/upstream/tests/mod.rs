@@ -26,5 +26,4 @@ use crate::log::TopicSpec;
 use crate::model::batch::{self, Batch};
 use crate::model::compression::Codec;
 use crate::model::{Offset, Partition, Record};
-use centre::Centre;
 use world::{START, World, numbers, topic};

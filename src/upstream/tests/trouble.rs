@@ -3,6 +3,62 @@
 use super::*;
 
 #[test]
+fn another_address_is_tried_when_the_first_one_is_dead() {
+    for dead in [1, 2] {
+        let mut world = World::new();
+        world.topic("t", 1);
+        world.append("t", 0, numbers(0..5));
+        world.centre.brokers.get_mut(&dead).expect("a broker").up = false;
+        world.centre.make_topic("t", 1);
+        world.centre.topics.get_mut("t").expect("there")[0].leader = 3 - dead;
+        world.run(3_000, World::acked);
+        assert_eq!(world.centre.values("t", 0), numbers(0..5));
+    }
+}
+
+#[test]
+fn a_link_that_is_taken_and_says_nothing_is_dropped_and_another_is_tried() {
+    let mut world = World::new();
+    world.topic("t", 1);
+    world.append("t", 0, numbers(0..5));
+    world.centre.brokers.values_mut().for_each(|b| b.silent = true);
+    world.pass(4_900);
+    let counters = |world: &World| {
+        let counters = &world.forwarder.counters;
+        (counters.timeouts.get(), counters.connects.get())
+    };
+    assert_eq!(counters(&world), (0, 1), "the time-out is 5 s");
+    world.pass(400);
+    assert_eq!(counters(&world), (1, 2));
+    assert!(!world.forwarder.status().connected);
+    world.centre.brokers.values_mut().for_each(|b| b.silent = false);
+    world.run(10_000, World::acked);
+}
+
+#[test]
+fn a_connection_that_does_not_come_about_is_given_up_within_the_time_out() {
+    let mut world = World::new();
+    world.topic("t", 1);
+    world.append("t", 0, numbers(0..5));
+    world.forwarder.poll(world.now);
+    let Some(Command::Connect { link, .. }) = world.forwarder.poll_command() else {
+        panic!("it connects first");
+    };
+    // The driver says nothing more of it: the name or the network does not answer.
+    world.to(world.now.after_ms(4_999));
+    world.forwarder.poll(world.now);
+    assert!(world.forwarder.poll_command().is_none());
+    world.to(world.now.after_ms(1));
+    world.forwarder.poll(world.now);
+    let closed = world.forwarder.poll_command();
+    assert!(
+        matches!(closed, Some(Command::Close { link: closed }) if closed == link),
+        "{closed:?}"
+    );
+    world.run(10_000, World::acked);
+}
+
+#[test]
 fn lost_answers_make_no_duplicates() {
     let mut world = World::new();
     world.topic("t", 2);
@@ -132,7 +188,9 @@ fn a_peer_that_speaks_nonsense_loses_its_link_and_nothing_else() {
         world.to(world.now.after_ms(5_000));
     }
     assert!(world.forwarder.counters.link_failures.get() >= 2);
-    assert!(!world.metrics.health.degraded().is_empty());
+    let degraded = world.metrics.health.degraded();
+    assert_eq!(degraded.len(), 1, "{degraded:?}");
+    assert_eq!(degraded[0].0, "upstream central", "each upstream has a line of its own");
     world.run(10_000, World::acked);
     assert_eq!(world.centre.values("t", 0), numbers(0..10));
     assert!(world.metrics.health.degraded().is_empty());
