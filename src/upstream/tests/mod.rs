@@ -26,4 +26,4 @@ use crate::log::TopicSpec;
 use crate::model::batch::{self, Batch};
 use crate::model::compression::Codec;
 use crate::model::{Offset, Partition, Record};
-use world::{START, World, numbers, topic};
+use world::{START, World, config, numbers, topic};

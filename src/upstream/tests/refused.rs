@@ -3,6 +3,26 @@
 use super::*;
 
 #[test]
+fn a_topic_that_can_have_no_name_there_is_told_and_stops_nobody() {
+    let config = crate::config::Upstream {
+        topic_name: "edge.{topic}".into(),
+        ..config()
+    };
+    let mut world = World::with(config, Log::inline(START), centre::Centre::new(2), START);
+    let long = "x".repeat(247);
+    world.topic(&long, 1);
+    world.topic("t", 1);
+    world.append(&long, 0, numbers(0..5));
+    world.append("t", 0, numbers(0..5));
+    world.run(10_000, |w| w.all_there("edge.t", 5));
+    world.pass(1_000);
+    assert_eq!(world.centre.topics.len(), 1);
+    let (part, why) = world.metrics.health.degraded().remove(0);
+    assert_eq!(part, "upstream central names");
+    assert!(why.contains(&long) && why.contains("edge.{topic}"), "{why}");
+}
+
+#[test]
 fn a_poisoned_record_is_kept_aside_and_stops_nobody() {
     let mut world = World::new();
     world.topic("t", 1);
