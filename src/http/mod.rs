@@ -165,7 +165,7 @@ impl App {
             .health
             .degraded()
             .into_iter()
-            .map(|(part, why)| (part.to_owned(), why.into()))
+            .map(|(part, why)| (part, why.into()))
             .collect();
         json_answer(&json!({
             "name": self.node,

@@ -55,7 +55,10 @@ pub fn decode_response<R: Request>(version: i16, mut frame: Bytes) -> Result<(i3
         let used = skip_tags(&frame)?;
         let _ = frame.split_to(used);
     }
-    walk(&frame, shape)?;
+    let left = frame.len().saturating_sub(walk(&frame, shape)?);
+    if left > 0 {
+        return Err(WireError::Leftover(left));
+    }
     let body = R::Response::decode(&mut frame, version).map_err(|e| WireError::Codec(e.to_string()))?;
     Ok((correlation, body))
 }

@@ -9,8 +9,8 @@
 //!
 //! Bodies are coded by the crate `kafka-protocol`, which trusts every array length: it reserves memory for as many elements as
 //! the peer names. So before it sees a body, `schema` walks the bytes along a descriptor of the message and proves that every
-//! array and string fits in what is left of the frame, that the elements stay within a budget, and that the message ends where
-//! the frame ends. A message without a descriptor cannot be decoded at all.
+//! array and string fits in what is left of the frame and that the elements stay within a budget, and finds where the message
+//! ends: the codec sees no byte behind that. A message without a descriptor cannot be decoded at all.
 
 #![deny(
     clippy::unwrap_used,
@@ -81,7 +81,7 @@ pub enum WireError {
         /// The limit.
         elements_max: usize,
     },
-    /// The message is over before the frame is.
+    /// The answer is over before its frame is.
     Leftover(usize),
     /// A tagged field's content does not have the size it says.
     Tag(u32),

@@ -81,14 +81,12 @@ pub(super) struct Shape {
     pub(super) elements_max: usize,
 }
 
-/// Proves that the body can be decoded without trusting any length in it.
-pub(super) fn walk(body: &[u8], shape: Shape) -> Result<(), WireError> {
+/// Proves that the message at the front of `body` can be decoded without trusting any length in it, and gives the bytes that it
+/// takes: what is behind them is proven by nobody and must not reach the codec.
+pub(super) fn walk(body: &[u8], shape: Shape) -> Result<usize, WireError> {
     let mut walk = Walk::new(body, shape);
     walk.fields(shape.body)?;
-    match walk.rest.len() {
-        0 => Ok(()),
-        n => Err(WireError::Leftover(n)),
-    }
+    Ok(walk.at())
 }
 
 /// Skips a header's tagged fields, none of which is known: returns how many bytes they take.

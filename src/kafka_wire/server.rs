@@ -97,9 +97,11 @@ fn decode_client_id(rest: &[u8]) -> Result<(Option<String>, usize), WireError> {
     Ok((Some(text.to_owned()), bytes.saturating_add(2)))
 }
 
-/// Decodes the body that `decode_header` left.
-pub fn decode_request(api: Api, version: i16, body: Bytes) -> Result<Request, WireError> {
-    walk(&body, api.request_shape(version)?)?;
+/// Decodes the body that `decode_header` left. Bytes behind the message are passed over, as Apache Kafka does it: librdkafka
+/// leaves three of them when it asks for the metadata of all topics in a flexible version.
+pub fn decode_request(api: Api, version: i16, mut body: Bytes) -> Result<Request, WireError> {
+    let used = walk(&body, api.request_shape(version)?)?;
+    body.truncate(used);
     match api {
         Api::ApiVersions => body_of(body, version).map(Request::ApiVersions),
         Api::Metadata => body_of(body, version).map(Request::Metadata),

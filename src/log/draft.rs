@@ -431,10 +431,7 @@ pub(super) fn check_spec(
 ) -> Result<TopicRow, Refused> {
     let name = &spec.name;
     if there {
-        return Err(Refused::new(
-            Code::TopicExists,
-            format!("topic {name} is there already"),
-        ));
+        return Err(Refused::new(Code::TopicExists, format!("topic {name} already exists")));
     }
     if name.is_internal() {
         let why = format!("{name}: names that begin with __ are headwater's own. Try: another name");

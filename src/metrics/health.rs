@@ -1,6 +1,7 @@
 //! What is degraded right now, in words. A part sets its line when it begins to fail and clears it when it works again;
 //! `/healthz` shows all of them, `/readyz` says whether every listener accepts and the log is open.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug, Default)]
 pub struct Health {
     ready: AtomicBool,
-    degraded: Mutex<BTreeMap<&'static str, String>>,
+    degraded: Mutex<BTreeMap<Cow<'static, str>, String>>,
 }
 
 impl Health {
@@ -24,21 +25,25 @@ impl Health {
     }
 
     /// `part` works less well than it should, and why.
-    pub fn degrade(&self, part: &'static str, why: String) {
-        self.lines().insert(part, why);
+    pub fn degrade(&self, part: impl Into<Cow<'static, str>>, why: String) {
+        self.lines().insert(part.into(), why);
     }
 
     /// `part` works again.
-    pub fn restore(&self, part: &'static str) {
+    pub fn restore(&self, part: &str) {
         self.lines().remove(part);
     }
 
     /// Every degraded part with its reason.
-    pub fn degraded(&self) -> Vec<(&'static str, String)> {
-        self.lines().iter().map(|(part, why)| (*part, why.clone())).collect()
+    pub fn degraded(&self) -> Vec<(String, String)> {
+        let lines = self.lines();
+        lines
+            .iter()
+            .map(|(part, why)| (part.to_string(), why.clone()))
+            .collect()
     }
 
-    fn lines(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, String>> {
+    fn lines(&self) -> std::sync::MutexGuard<'_, BTreeMap<Cow<'static, str>, String>> {
         // A panic while it was held left a whole map: single inserts and removes.
         self.degraded.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

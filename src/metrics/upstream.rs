@@ -39,6 +39,8 @@ pub struct UpstreamMetrics {
     pub link_failures: Family<UpstreamLabel, Counter>,
     /// Producer ids taken anew because the centre had lost track; what was in doubt then may have arrived twice.
     pub producer_resets: Family<UpstreamLabel, Counter>,
+    /// Panics of the forwarder; a new one goes on from the stored progress.
+    pub panics: Family<UpstreamLabel, Counter>,
     /// Records that the centre does not have yet.
     pub lag_records: Family<UpstreamLabel, Gauge>,
     /// Bytes of records in memory on their way.
@@ -65,6 +67,7 @@ impl Default for UpstreamMetrics {
             connects: Family::default(),
             link_failures: Family::default(),
             producer_resets: Family::default(),
+            panics: Family::default(),
             lag_records: Family::default(),
             inflight_bytes: Family::default(),
             connected: Family::default(),
@@ -88,6 +91,7 @@ impl UpstreamMetrics {
             ("connects", "Links that came to be", &self.connects),
             ("link_failures", "Links that could not be had, broke, hung or spoke nonsense", &self.link_failures),
             ("producer_resets", "Producer ids taken anew because the centre had lost track", &self.producer_resets),
+            ("panics", "Panics of the forwarder; a new one goes on from the stored progress", &self.panics),
         ];
         for (name, help, counter) in counters {
             registry.register(format!("upstream_{name}"), help, counter.clone());

@@ -20,8 +20,9 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::connection::{Env, panic_text};
 use crate::config;
+use crate::metrics::UpstreamLabel;
 use crate::model::{Now, Output};
-use crate::upstream::{Command, Forwarder, LinkId};
+use crate::upstream::{Command, Forwarder, LinkId, health_part};
 
 pub use crate::upstream::Statuses;
 
@@ -55,11 +56,14 @@ pub async fn run(configured: config::Upstream, node: String, env: Rc<Env>, statu
             break;
         };
         let why = panic_text(&*panic);
+        let label = UpstreamLabel {
+            upstream: configured.name.clone(),
+        };
+        env.metrics.upstream.panics.get_or_create(&label).inc();
         tracing::error!(upstream = %configured.name, %why, "the forwarder panicked: a new one goes on from the stored progress");
-        env.metrics.health.degrade(
-            "upstream",
-            format!("{}: the forwarder panicked: {why}", configured.name),
-        );
+        env.metrics
+            .health
+            .degrade(health_part(&configured.name), format!("the forwarder panicked: {why}"));
         drop(driver);
         let pause = async {
             Timer::after(Duration::from_secs(RESTART_SECONDS)).await;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::links::{Asked, Link, LinkId, Request};
 use super::target::Producer;
 use super::verdict::{Verdict, error_name};
-use super::{Forwarder, wire};
+use super::{Forwarder, health_part, wire};
 use crate::kafka_wire::Api;
 use crate::model::Now;
 
@@ -209,9 +209,8 @@ impl Forwarder {
     fn greeted(&mut self, id: LinkId) {
         let Some(link) = self.links.all.get(&id) else { return };
         let (host, port) = &link.address;
-        if std::mem::take(&mut self.troubled) {
-            self.metrics.health.restore("upstream");
-        }
+        self.troubled = false;
+        self.metrics.health.restore(&health_part(&self.config.name));
         tracing::info!(upstream = %self.config.name, broker = %format!("{host}:{port}"), "connected");
         self.fill_now = true;
     }
@@ -276,9 +275,8 @@ impl Forwarder {
             if !std::mem::replace(&mut self.troubled, true) {
                 tracing::warn!(upstream = %self.config.name, broker = %format!("{host}:{port}"), why, "link lost; what was sent and not answered is sent again");
             }
-            self.metrics
-                .health
-                .degrade("upstream", format!("{}: {text}", self.config.name));
+            let part = health_part(&self.config.name);
+            self.metrics.health.degrade(part, text.clone());
             self.note_error(text, now);
             self.cluster.doubt();
         }

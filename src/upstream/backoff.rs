@@ -49,11 +49,6 @@ impl Backoff {
         *self = Self::default();
     }
 
-    /// How often in a row it failed.
-    pub(super) fn failures(&self) -> u32 {
-        self.failures
-    }
-
     /// When the wait is over, if it is not yet.
     pub(super) fn waits_until(&self, now: Now) -> Option<u64> {
         (self.until_us > now.mono_us).then_some(self.until_us)
@@ -78,7 +73,16 @@ mod tests {
             let wait = backoff.waits_until(now).expect("it waits") - now.mono_us;
             assert!(wait >= ms * 500 && wait <= ms * 1000, "{wait} for {ms} ms");
         }
+        let other = |seed| {
+            let mut backoff = Backoff::default();
+            backoff.failed(now, 1000, &mut Jitter::new(seed));
+            backoff.waits_until(now)
+        };
+        assert_ne!(other(1), other(2), "two gateways do not come back together");
         backoff.worked();
-        assert_eq!((backoff.failures(), backoff.waits_until(now)), (0, None));
+        assert_eq!(backoff.waits_until(now), None);
+        backoff.failed(now, 1000, &mut jitter);
+        let wait = backoff.waits_until(now).expect("it waits") - now.mono_us;
+        assert!(wait <= 100_000, "{wait}: what worked begins again with the first wait");
     }
 }

@@ -8,10 +8,10 @@ use super::lane::{Found, Lane, READ_BYTES};
 use super::links::{Asked, LinkId};
 use super::progress::{Kept, checkpoint_key, checkpoint_offset};
 use super::target::{Refusal, Target, TargetKey};
-use super::{Forwarder, wire};
+use super::{Forwarder, health_part, wire};
 use crate::kafka_wire::Api;
 use crate::log::{Table, TopicInfo};
-use crate::model::{Now, Offset, Partition};
+use crate::model::{Now, Offset, Partition, Topic};
 
 /// Bytes of records that small batches are packed into, and of one request.
 const ENTRY_BYTES: usize = 256 << 10;
@@ -61,10 +61,16 @@ impl Forwarder {
                 self.ghosts.insert(key);
             }
         }
+        self.nameless.retain(|topic| ids.contains_key(topic));
         let mut complete = true;
         for topic in &topics {
-            let Some(there) = self.selection.name_there(&topic.name) else {
-                continue;
+            let there = match self.selection.name_there(&topic.name) {
+                None => continue,
+                Some(Ok(there)) => there,
+                Some(Err(why)) => {
+                    self.note_nameless(&topic.name, &why.to_string(), now);
+                    continue;
+                }
             };
             self.cluster.want(&there, topic.partitions);
             for partition in (0..topic.partitions).map(Partition) {
@@ -82,7 +88,21 @@ impl Forwarder {
         complete
     }
 
-    fn open_lane(&mut self, topic: &TopicInfo, key: LaneKey, there: &crate::model::Topic, now: Now) -> bool {
+    /// A topic that is to be forwarded and can have no name there: said once, for it stays so.
+    fn note_nameless(&mut self, topic: &Topic, why: &str, now: Now) {
+        if !self.nameless.insert(topic.clone()) {
+            return;
+        }
+        let (upstream, template) = (&self.config.name, &self.config.topic_name);
+        tracing::error!(%upstream, %topic, why, "this topic is not forwarded: it has no valid name there. Try: a shorter topic_name");
+        let text = format!("{topic} is not forwarded: {template:?} makes no valid name of it: {why}");
+        self.metrics
+            .health
+            .degrade(format!("{} names", health_part(upstream)), text.clone());
+        self.note_error(text, now);
+    }
+
+    fn open_lane(&mut self, topic: &TopicInfo, key: LaneKey, there: &Topic, now: Now) -> bool {
         if self.ghosts.contains(&key) {
             if self.targets.values().any(|t| t.queue.iter().any(|e| e.lane == key)) {
                 return false;
@@ -264,8 +284,9 @@ impl Forwarder {
         let upstream = &self.config.name;
         let lost = |records: u64| {
             self.counters.records_skipped.inc_by(records);
+            // It stays until the process ends: nothing brings them back.
             self.metrics.health.degrade(
-                "upstream",
+                format!("{} loss", health_part(upstream)),
                 format!("{records} records of {topic}/{partition} were lost unforwarded"),
             );
         };

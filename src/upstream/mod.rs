@@ -50,7 +50,7 @@ pub use status::{PartitionStatus, RefusedStatus, Statuses, UpstreamStatus};
 use crate::config;
 use crate::log::{Log, Watch};
 use crate::metrics::Metrics;
-use crate::model::Now;
+use crate::model::{Now, Topic};
 
 use backoff::Jitter;
 use cluster::Cluster;
@@ -86,6 +86,8 @@ pub struct Forwarder {
     targets: BTreeMap<TargetKey, Target>,
     /// Partitions of topics that are gone, with entries still on their way: no new lane of that name until they are through.
     ghosts: BTreeSet<LaneKey>,
+    /// Topics that are to be forwarded and can have no name in the centre.
+    nameless: BTreeSet<Topic>,
     entry_ids: u64,
     keeper: Keeper,
     commit_seen: u64,
@@ -132,6 +134,7 @@ impl Forwarder {
             lanes: BTreeMap::new(),
             targets: BTreeMap::new(),
             ghosts: BTreeSet::new(),
+            nameless: BTreeSet::new(),
             entry_ids: 0,
             keeper: Keeper::open(&config.name, &log),
             commit_seen: 0,
@@ -298,6 +301,11 @@ impl Forwarder {
     fn note_error(&mut self, why: String, now: Now) {
         self.last_error = Some((why, now.wall_ms));
     }
+}
+
+/// Under which name `/healthz` tells of an upstream: one line for each.
+pub fn health_part(upstream: &str) -> String {
+    format!("upstream {upstream}")
 }
 
 /// `host:port` or `[v6]:port`; the configuration was checked.

@@ -1,7 +1,7 @@
 //! Which topics are forwarded, and what they are called in the centre.
 
 use crate::config;
-use crate::model::Topic;
+use crate::model::{Topic, TopicError};
 
 /// The patterns and the name template of one upstream.
 #[derive(Debug)]
@@ -31,9 +31,9 @@ impl Selection {
         }
     }
 
-    /// The topic's name in the centre; `None` when it is not forwarded: left out by the patterns, headwater's own, or without
-    /// a valid name there.
-    pub(super) fn name_there(&self, topic: &Topic) -> Option<Topic> {
+    /// The topic's name in the centre; `None` when it is not forwarded: left out by the patterns, or headwater's own. An error
+    /// when it would be, but the template makes no name of it that Kafka allows.
+    pub(super) fn name_there(&self, topic: &Topic) -> Option<Result<Topic, TopicError>> {
         let name = topic.as_str();
         let named = |patterns: &[String]| patterns.iter().any(|p| matches(p.as_bytes(), name.as_bytes()));
         // Topics of headwater's own go only where they are named in full.
@@ -41,7 +41,7 @@ impl Selection {
         if !included || named(&self.exclude) {
             return None;
         }
-        Topic::parse(&self.template.replace("{topic}", name)).ok()
+        Some(Topic::parse(&self.template.replace("{topic}", name)))
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
     fn there(selection: &Selection, topic: &str) -> Option<String> {
         selection
             .name_there(&Topic::parse(topic).expect("a name"))
-            .map(|t| t.as_str().to_owned())
+            .map(|there| there.map_or_else(|e| format!("error: {e}"), |t| t.as_str().to_owned()))
     }
 
     #[test]
@@ -124,7 +124,8 @@ mod tests {
     fn the_name_there_follows_the_template() {
         let s = selection(&["*"], "edge.{node}.{topic}");
         assert_eq!(there(&s, "sensors").as_deref(), Some("edge.gw-1.sensors"));
-        assert_eq!(there(&s, &"x".repeat(245)), None, "it would be too long");
+        let too_long = there(&s, &"x".repeat(245)).expect("it is wanted");
+        assert!(too_long.starts_with("error:"), "{too_long}");
     }
 
     #[test]

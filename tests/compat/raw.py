@@ -146,8 +146,9 @@ def request(key, version, body, correlation=7):
 
 
 def batch(records=b"", count=1, attributes=0, crc=None, magic=2, producer=(-1, -1, -1)):
-    """One record batch v2 around a records section."""
-    tail = struct.pack(">hiqqqhii", attributes, count - 1, 0, 0, *producer, count) + records
+    """One record batch v2 around a records section, of now: retention takes what is old."""
+    now = int(time.time() * 1000)
+    tail = struct.pack(">hiqqqhii", attributes, count - 1, now, now, *producer, count) + records
     sealed = crc32c(tail) if crc is None else crc
     return struct.pack(">qiibI", 0, 4 + 1 + 4 + len(tail), -1, magic, sealed) + tail
 

@@ -49,5 +49,39 @@ class AioKafka(unittest.IsolatedAsyncioTestCase):
     async def test_zstd(self):
         await self.round_trip("zstd")
 
+    async def test_a_consumer_that_waits_gets_what_comes_and_a_time_is_found(self):
+        consumer = AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=5000)
+        producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks=1)
+        await consumer.start()
+        await producer.start()
+        try:
+            await producer.send_and_wait("aio-live", b"first", timestamp_ms=1_700_000_000_000)
+            partition = TopicPartition("aio-live", 0)
+            consumer.assign([partition])
+            await consumer.seek_to_end()
+            waits = asyncio.ensure_future(consumer.getone())
+            self.assertFalse((await asyncio.wait([waits], timeout=0.5))[0], "nothing is there yet")
+            began = time.monotonic()
+            await producer.send_and_wait("aio-live", b"second", timestamp_ms=1_700_000_002_000)
+            self.assertEqual((await asyncio.wait_for(waits, 10)).value, b"second")
+            self.assertLess(time.monotonic() - began, 3, "the append wakes the long poll")
+            found = await consumer.offsets_for_times({partition: 1_700_000_001_000})
+            self.assertEqual(found[partition].offset, 1)
+        finally:
+            await producer.stop()
+            await consumer.stop()
+
+    async def test_acks_0(self):
+        producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks=0)
+        await producer.start()
+        for i in range(5):
+            await producer.send_and_wait("aio-acks", str(i).encode())
+        await producer.stop()
+        consumer = AIOKafkaConsumer("aio-acks", bootstrap_servers=broker.bootstrap, group_id=None, auto_offset_reset="earliest")
+        await consumer.start()
+        got = [(await asyncio.wait_for(consumer.getone(), 15)).value for _ in range(5)]
+        await consumer.stop()
+        self.assertEqual(got, [b"0", b"1", b"2", b"3", b"4"])
+
     async def test_idempotent(self):
         await self.round_trip(None, enable_idempotence=True)

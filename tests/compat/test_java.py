@@ -2,7 +2,10 @@
 
 import json
 import re
+import time
 import unittest
+
+from confluent_kafka import Producer
 
 from harness import Broker
 from kafka_server import tool
@@ -50,6 +53,23 @@ class Topics(unittest.TestCase):
         self.assertIn("cleanup.policy=delete", told)
 
 
+    def test_configs_of_the_node_are_described(self):
+        told = tool("kafka.admin.ConfigCommand", "--bootstrap-server", broker.bootstrap, "--describe", "--entity-type", "brokers", "--entity-name", "0", "--all")
+        for setting in ("auto.create.topics.enable=true", "num.partitions=4", "message.max.bytes=1048576"):
+            self.assertIn(setting, told)
+
+    def test_what_cannot_be_is_refused_with_its_cause(self):
+        for more, cause in (
+            (("--partitions", "1", "--config", "retention.mss=1"), "retention.ms"),
+            (("--partitions", "1", "--config", "retention.ms=soon"), "retention.ms"),
+            (("--partitions", "1", "--replication-factor", "3"), "replication factor 3"),
+            (("--partitions", "0"), "partitions"),
+        ):
+            with self.subTest(more), self.assertRaisesRegex(AssertionError, cause):
+                topics("--create", "--topic", "java-never", *more)
+        self.assertNotIn("java-never", topics("--list").split())
+
+
 class Console(unittest.TestCase):
     def test_producer_and_consumer_with_keys_and_headers(self):
         topics("--create", "--topic", "java-console", "--partitions", "1")
@@ -87,6 +107,20 @@ class Offsets(unittest.TestCase):
         self.assertEqual(sum(ends.values()), 40)
         earliest = tool("GetOffsetShell", "--bootstrap-server", broker.bootstrap, "--topic", "java-offsets", "--time", "earliest")
         self.assertEqual(sorted(earliest.split()), ["java-offsets:0:0", "java-offsets:1:0"])
+
+    def test_get_offsets_by_time_and_of_the_largest_timestamp(self):
+        topics("--create", "--topic", "java-times", "--partitions", "1")
+        base = int(time.time() * 1000) - 100_000
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 0})
+        # The largest timestamp is not the last one's.
+        for ms in (0, 1000, 5000, 2000):
+            producer.produce("java-times", b"v", timestamp=base + ms)
+            self.assertEqual(producer.flush(10), 0)
+        for asked, offset in ((base + 1, 1), (base + 1001, 2), (base + 5001, None), ("max-timestamp", 2), ("latest", 4)):
+            told = tool("GetOffsetShell", "--bootstrap-server", broker.bootstrap, "--topic", "java-times", "--time", asked)
+            with self.subTest(asked):
+                # Where nothing is that late, Kafka's tool leaves the partition out.
+                self.assertEqual(told.split(), [] if offset is None else [f"java-times:0:{offset}"])
 
 
 class Load(unittest.TestCase):

@@ -67,6 +67,23 @@ class KafkaPython(unittest.TestCase):
     def test_without_idempotence(self):
         self.round_trip(None, enable_idempotence=False)
 
+    def test_acks_0_1_and_all(self):
+        create("kp-acks")
+        for i, acks in enumerate((0, 1, "all")):
+            producer = KafkaProducer(bootstrap_servers=broker.bootstrap, acks=acks, enable_idempotence=False)
+            told = producer.send("kp-acks", str(acks).encode(), partition=0).get(10)
+            producer.flush(10)
+            producer.close()
+            if acks != 0:
+                self.assertEqual(told.offset, i)
+            self.assertEqual(read("kp-acks", i + 1)[i].value, str(acks).encode())
+
+    def test_first_use_makes_the_topic(self):
+        producer = KafkaProducer(bootstrap_servers=broker.bootstrap)
+        self.assertEqual(producer.send("kp-made", b"x", partition=3).get(10).offset, 0)
+        self.assertEqual(producer.partitions_for("kp-made"), {0, 1, 2, 3})
+        producer.close()
+
     def test_offsets_of_a_partition(self):
         create("kp-offsets")
         producer = KafkaProducer(bootstrap_servers=broker.bootstrap)

@@ -1,9 +1,10 @@
 """kcat: what a person at a shell uses."""
 
 import json
+import time
 import unittest
 
-from harness import Broker, run
+from harness import Broker, eventually, run
 
 
 def setUpModule():
@@ -37,6 +38,22 @@ class Kcat(unittest.TestCase):
         kcat("-P", "-t", "kcat-seek", input=b"".join(b"%d\n" % i for i in range(30)))
         self.assertEqual(kcat("-C", "-t", "kcat-seek", "-o", "25", "-e", "-q").split(), ["25", "26", "27", "28", "29"])
         self.assertEqual(kcat("-C", "-t", "kcat-seek", "-o", "-2", "-e", "-q").split(), ["28", "29"])
+
+    def test_acks_0_1_and_all_and_an_idempotent_producer(self):
+        for i, setting in enumerate(("acks=0", "acks=1", "acks=all", "enable.idempotence=true")):
+            kcat("-P", "-t", "kcat-acks", "-X", setting, input=f"{setting}\n".encode())
+            # What was not promised may still be on its way.
+            eventually(lambda: len(kcat("-C", "-t", "kcat-acks", "-e", "-q").split()) == i + 1, 10, setting)
+        self.assertEqual(kcat("-C", "-t", "kcat-acks", "-e", "-q").split(), ["acks=0", "acks=1", "acks=all", "enable.idempotence=true"])
+
+    def test_the_first_record_at_or_after_a_time(self):
+        kcat("-P", "-t", "kcat-time", input=b"old")
+        time.sleep(0.01)
+        at = int(time.time() * 1000)
+        kcat("-P", "-t", "kcat-time", input=b"new")
+        told = kcat("-Q", "-t", f"kcat-time:0:{at}")
+        self.assertRegex(told, r"kcat-time \[0\] offset 1")
+        self.assertEqual(kcat("-C", "-t", "kcat-time", "-o", f"s@{at}", "-e", "-q").split(), ["new"])
 
     def test_metadata(self):
         kcat("-P", "-t", "kcat-list", input=b"x")

@@ -5,7 +5,7 @@ import time
 import unittest
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
 from harness import Broker
 
@@ -199,7 +199,64 @@ class Consuming(unittest.TestCase):
         self.assertEqual(len(read("crcs", 50, **{"check.crcs": True})), 50)
 
 
+class Limits(unittest.TestCase):
+    def test_several_partitions_come_through_small_answers(self):
+        create("small-answers", 3)
+        values = {p: [f"{p}:{i}".encode() + bytes(5000) for i in range(40)] for p in range(3)}
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "batch.num.messages": 4})
+        for p in range(3):
+            for value in values[p]:
+                producer.produce("small-answers", value, partition=p)
+        self.assertEqual(producer.flush(20), 0)
+        # A batch is larger than what is asked for: the first one of an answer comes whole all the same.
+        c = consumer(**{"fetch.max.bytes": 6000, "max.partition.fetch.bytes": 6000, "message.max.bytes": 6000})
+        c.assign([TopicPartition("small-answers", p, 0) for p in range(3)])
+        got, until = {p: [] for p in range(3)}, time.monotonic() + 20
+        while sum(map(len, got.values())) < 120 and time.monotonic() < until:
+            for message in c.consume(100, 0.2):
+                self.assertIsNone(message.error())
+                got[message.partition()].append(message.value())
+        c.close()
+        self.assertEqual(got, values)
+
+    def test_min_bytes_are_waited_for(self):
+        create("min-bytes")
+        c = consumer(**{"fetch.min.bytes": 50_000, "fetch.wait.max.ms": 2000})
+        c.assign([TopicPartition("min-bytes", 0, 0)])
+        self.assertIsNone(c.poll(0.5))
+        began = time.monotonic()
+        produce("min-bytes", [("k", b"few", None, 0)], **{"linger.ms": 0})
+        self.assertEqual(c.poll(10).value(), b"few")
+        self.assertGreater(time.monotonic() - began, 0.5, "few bytes wait for more, until the time is over")
+        c.close()
+
+
 class Admin(unittest.TestCase):
+    def test_the_cluster_and_offsets_are_described(self):
+        admin = create("described", 2)
+        produce("described", sample(10))
+        cluster = admin.describe_cluster().result(10)
+        self.assertEqual([(n.id, n.port) for n in cluster.nodes], [(0, broker.kafka)])
+        asked = {TopicPartition("described", p): OffsetSpec.latest() for p in range(2)}
+        ends = {p.partition: f.result(10).offset for p, f in admin.list_offsets(asked).items()}
+        self.assertEqual(sum(ends.values()), 10)
+
+    def test_what_is_not_there_is_told(self):
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        with self.assertRaises(KafkaException) as caught:
+            admin.delete_topics(["never-made"])["never-made"].result(10)
+        self.assertEqual(caught.exception.args[0].code(), KafkaError.UNKNOWN_TOPIC_OR_PART)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, "never-made")
+        with self.assertRaises(KafkaException) as caught:
+            admin.describe_configs([resource])[resource].result(10)
+        self.assertEqual(caught.exception.args[0].code(), KafkaError.UNKNOWN_TOPIC_OR_PART)
+
+    def test_transactions_end_at_once_with_a_cause(self):
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": "t"})
+        with self.assertRaises(KafkaException) as caught:
+            producer.init_transactions(10)
+        self.assertEqual(caught.exception.args[0].code(), KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+
     def test_create_describe_delete(self):
         admin = create("admin", 3, **{"retention.ms": "3600000"})
         self.assertEqual(len(admin.list_topics("admin", timeout=10).topics["admin"].partitions), 3)
