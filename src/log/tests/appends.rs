@@ -53,7 +53,7 @@ fn small_and_large_records_of_one_commit_keep_their_order() {
     let read = records(&log, "t", committed.appended[0].partition, 0);
     let read: Vec<(u64, usize)> = read
         .iter()
-        .map(|(o, r)| (o.0, r.value.as_ref().unwrap().len()))
+        .map(|(o, r)| (*o, r.value.as_ref().unwrap().len()))
         .collect();
     assert_eq!(read, [(0, 10), (1, 10), (2, 20_000), (3, 10), (4, 20_000)]);
 }
