@@ -38,6 +38,7 @@ impl Directory {
             metrics: Arc::new(Metrics::default()),
             now: NOW,
             store_id: [7; 16],
+            ring_seed: [8; 16],
         };
         let Opening { log, writer, .. } = Log::open(options).expect("a log");
         (log, writer)

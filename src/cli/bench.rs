@@ -207,6 +207,7 @@ impl LogBench {
             metrics: Arc::clone(&metrics),
             now: clock(),
             store_id: fastrand::u128(..).to_be_bytes(),
+            ring_seed: fastrand::u128(..).to_be_bytes(),
         })?;
         let writing = thread::spawn(move || writer.run(clock).map_err(|error| error.to_string()));
         let reading = thread::spawn(move || {

@@ -11,12 +11,11 @@ use bytes::Bytes;
 use crate::model::batch::Batch;
 use crate::model::compression::Inflater;
 
-use super::depot::{self, DATABASE, Identity, OpenError, held_by};
+use super::depot::{self, DATABASE, Identity, Looked, OpenError, held_by, look};
 use super::layout::{BatchEntry, Directory, Fields, PartitionKey};
 use super::load::{directories, topic_rows};
 use super::partition::{Indexed, SEGMENT};
 use super::reader::{Missing, bytes_of};
-use super::redb::RedbStore;
 use super::store::{Map, Store, StoreError};
 use super::topic::{TopicRow, first_offset};
 
@@ -170,10 +169,10 @@ struct Place {
 impl Checker {
     fn look(&mut self) -> Result<(), StoreError> {
         // Every page first; where that fails, what can be read is still looked at.
-        if let Err(error) = open(&self.directory, true) {
+        if let Err(error) = look(&self.directory, CACHE_BYTES, true) {
             self.report.unread.push(format!("pages of the database: {error}"));
         }
-        let store = open(&self.directory, false)?;
+        let store = look(&self.directory, CACHE_BYTES, false)?;
         let Identity { generation, .. } = depot::identity(&store)?;
         self.report.generation = generation;
         self.topics = topic_rows(&store)?;
@@ -183,10 +182,10 @@ impl Checker {
             Ok(true)
         });
         self.note("log start offsets", starts);
-        let store = open(&self.directory, false)?;
+        let store = look(&self.directory, CACHE_BYTES, false)?;
         let journal = self.journal(&store, &mut places);
         self.note("the journal", journal);
-        let store = open(&self.directory, false)?;
+        let store = look(&self.directory, CACHE_BYTES, false)?;
         let segments = self.segments(&store, &mut places);
         self.note("the segments' directory", segments);
         self.partitions(places)
@@ -247,7 +246,7 @@ impl Checker {
     }
 
     fn partitions(&mut self, mut places: BTreeMap<PartitionKey, Vec<Place>>) -> Result<(), StoreError> {
-        let mut store = open(&self.directory, false)?;
+        let mut store = look(&self.directory, CACHE_BYTES, false)?;
         for (topic, row) in std::mem::take(&mut self.topics) {
             for partition in 0..row.partitions {
                 let key = PartitionKey { topic, partition };
@@ -261,7 +260,7 @@ impl Checker {
 
     fn partition(
         &mut self,
-        store: &mut RedbStore,
+        store: &mut Looked,
         key: PartitionKey,
         row: &TopicRow,
         places: &[Place],
@@ -314,7 +313,7 @@ impl Checker {
                 Err(error) => {
                     damaged(entry.base_offset, offset_next, error.to_string());
                     // The handle is dead after an error.
-                    *store = open(&self.directory, false)?;
+                    *store = look(&self.directory, CACHE_BYTES, false)?;
                 }
             }
         }
@@ -323,12 +322,8 @@ impl Checker {
     }
 }
 
-fn open(directory: &Path, verify: bool) -> Result<RedbStore, StoreError> {
-    RedbStore::open(depot::look(directory)?, CACHE_BYTES, verify)
-}
-
 /// What is wrong with a stored batch.
-fn wrong(store: &RedbStore, key: PartitionKey, place: &Place) -> Result<Option<String>, StoreError> {
+fn wrong(store: &Looked, key: PartitionKey, place: &Place) -> Result<Option<String>, StoreError> {
     let entry = &place.entry;
     let indexed = Indexed {
         base_offset: entry.base_offset,

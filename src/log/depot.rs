@@ -3,7 +3,7 @@
 //! ```text
 //! LOCK                          locked by the process that serves it, whose pid is in it
 //! headwater.redb                the database
-//! headwater.ring                its newest commits (`ring`): the one is not whole without the other
+//! headwater.ring                its newest commits (`ringed`): the one is not whole without the other
 //! headwater.redb.new            a database in the making, and its ring; never opened, removed at the next start
 //! headwater.redb.damaged-N      the N-th database that was set aside, and its ring; never touched again
 //! GENERATION                    how many databases were set aside, also when those files are gone
@@ -19,7 +19,8 @@ use super::disk::Disk;
 use super::disk::{CopyOnWriteDisk, FileDisk};
 use super::layout::{FORMAT, Fields, damaged};
 use super::redb::RedbStore;
-use super::ring::{RING_BYTES, Ringed};
+use super::ring::{RING_BYTES, Ring};
+use super::ringed::{RingedStore, new_ring};
 use super::store::{Map, Op, Store, StoreError, of_io};
 
 /// Name of the database.
@@ -106,13 +107,14 @@ pub struct Directory {
     path: PathBuf,
     cache_bytes: usize,
     store_id: [u8; 16],
+    ring_seed: [u8; 16],
     /// Locked as long as it is open.
     _lock: File,
 }
 
 impl Directory {
     /// Takes a data directory: makes it if need be and locks it.
-    pub fn take(path: &Path, cache_bytes: usize, store_id: [u8; 16]) -> Result<Self, OpenError> {
+    pub fn take(path: &Path, cache_bytes: usize, store_id: [u8; 16], ring_seed: [u8; 16]) -> Result<Self, OpenError> {
         let unusable = |error: IoError| OpenError::Directory {
             directory: path.into(),
             why: error.to_string(),
@@ -136,6 +138,7 @@ impl Directory {
             path: path.into(),
             cache_bytes,
             store_id,
+            ring_seed,
             _lock: lock,
         })
     }
@@ -171,12 +174,16 @@ impl Directory {
             file.try_clone().map_err(|e| io(&e))?,
             ring.try_clone().map_err(|e| io(&e))?,
         ];
-        let store = RedbStore::open(self.ringed(file, ring)?, self.cache_bytes, false)?;
-        store.commit(&[
+        let ring_id = self.ring_id();
+        Ring::create(FileDisk(ring), ring_id, RING_BYTES).map_err(|e| of_io(&e))?;
+        let store = RedbStore::open(FileDisk(file), self.cache_bytes, false)?;
+        let mut ops = new_ring(ring_id).to_vec();
+        ops.extend([
             Op::put(Map::Meta, META_FORMAT, FORMAT.to_be_bytes().to_vec()),
             Op::put(Map::Meta, META_STORE_ID, self.store_id.to_vec()),
             Op::put(Map::Meta, META_GENERATION, self.generation().to_be_bytes().to_vec()),
-        ])?;
+        ]);
+        store.commit(&ops)?;
         drop(store);
         let finish = || {
             both.iter().try_for_each(File::sync_all)?;
@@ -188,15 +195,13 @@ impl Directory {
         finish().map_err(|error| io(&error))
     }
 
-    /// The ring's id must be new for every ring and known to nobody outside.
-    fn ringed(&self, file: File, ring: File) -> Result<Ringed<FileDisk>, StoreError> {
-        Ringed::open(
-            FileDisk(file),
-            FileDisk(ring),
-            RING_BYTES,
-            fastrand::u128(..).to_le_bytes(),
-        )
-        .map_err(|e| of_io(&e))
+    /// New for every ring, and known to nobody outside.
+    fn ring_id(&self) -> [u8; 16] {
+        let mut id = self.ring_seed;
+        for (byte, count) in id.iter_mut().zip(self.generation().to_le_bytes()) {
+            *byte ^= count;
+        }
+        id
     }
 
     fn sync(&self) -> Result<(), IoError> {
@@ -216,8 +221,10 @@ impl Depot for Directory {
         let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
         let file = open(&path).map_err(|error| io(&error))?;
         let ring = open(&self.path.join(RING)).map_err(|error| ring_gone(&error))?;
-        let store = RedbStore::open(self.ringed(file, ring)?, self.cache_bytes, verify)?;
-        let identity = identity(&store)?;
+        let database = RedbStore::open(FileDisk(file), self.cache_bytes, verify)?;
+        // Before the ring is looked at: a newer one may look different.
+        let identity = identity(&database)?;
+        let store = RingedStore::open(database, FileDisk(ring))?;
         Ok((Box::new(store), identity))
     }
 
@@ -246,16 +253,20 @@ impl Depot for Directory {
     }
 }
 
-/// The database of a directory with its ring, to look at: what is written goes nowhere.
-pub fn look(path: &Path) -> Result<Ringed<CopyOnWriteDisk>, StoreError> {
+/// A store to look at: what is written goes nowhere.
+pub type Looked = RingedStore<RedbStore, CopyOnWriteDisk>;
+
+/// The store of a directory as its next opening would find it. Checks every page if `verify` says so.
+pub fn look(path: &Path, cache_bytes: usize, verify: bool) -> Result<Looked, StoreError> {
     let open = |name: &str| File::open(path.join(name)).and_then(CopyOnWriteDisk::new);
     let file = open(DATABASE).map_err(|error| io(&error))?;
     if file.len().map_err(|error| io(&error))? == 0 {
         return Err(damaged("the database is an empty file"));
     }
     let ring = open(RING).map_err(|error| ring_gone(&error))?;
-    // A ring that is there keeps its id.
-    Ringed::open(file, ring, RING_BYTES, [0; 16]).map_err(|error| of_io(&error))
+    let database = RedbStore::open(file, cache_bytes, verify)?;
+    identity(&database)?;
+    RingedStore::open(database, ring)
 }
 
 fn ring_gone(error: &IoError) -> StoreError {

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs::File;
-use std::io::{Error, ErrorKind, Result};
+use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 /// A run of bytes. New length is zeroes; only what was synced survives a power cut.
 pub trait Disk: Debug + Send + Sync + 'static {
@@ -20,16 +22,9 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn set_len(&self, len: u64) -> Result<()>;
     /// Makes durable what was written before.
     fn sync(&self) -> Result<()>;
-    /// Whether `checkpoint` is wanted.
-    fn checkpoint_due(&self) -> bool {
-        false
-    }
-    /// Makes room for what is to come. Runs beside reads, writes and syncs, on another thread.
-    fn checkpoint(&self) -> Result<()> {
-        Ok(())
-    }
-    /// The last call: leaves nothing to do to the next opening.
-    fn close(&self) -> Result<()> {
+    /// Writes all of it and makes that durable.
+    fn write_synced(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.write(offset, data)?;
         self.sync()
     }
 }
@@ -57,6 +52,25 @@ impl Disk for FileDisk {
 
     fn sync(&self) -> Result<()> {
         self.0.sync_data()
+    }
+
+    /// One call for both, where the file system has it: it syncs what is written and nothing else of the file.
+    fn write_synced(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let mut done = 0;
+        while done < data.len() {
+            let rest = [IoSlice::new(&data[done..])];
+            match pwritev2(&self.0, &rest, offset + done as u64, ReadWriteFlags::DSYNC) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => done += written,
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    self.write(offset, data)?;
+                    return self.sync();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }
 

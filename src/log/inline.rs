@@ -39,6 +39,7 @@ pub(super) fn options(now: Now) -> OpenOptions {
         metrics: Arc::default(),
         now,
         store_id: *b"headwater-inline",
+        ring_seed: *b"its ring's seed.",
     }
 }
 
@@ -51,7 +52,7 @@ pub(super) fn open(now: Now) -> Log {
 #[cfg(test)]
 pub(super) fn open_directory(options: OpenOptions) -> Result<Log, OpenError> {
     let cache_bytes = options.storage.cache_bytes;
-    let directory = super::depot::Directory::take(&options.data_dir, cache_bytes, options.store_id)?;
+    let directory = super::depot::Directory::take(&options.data_dir, cache_bytes, options.store_id, options.ring_seed)?;
     open_in(Box::new(directory), options)
 }
 

@@ -40,6 +40,8 @@ pub struct OpenOptions {
     pub now: Now,
     /// Random; becomes the store's id if it has to be made.
     pub store_id: [u8; 16],
+    /// Random and told to nobody; the ids of rings come from it.
+    pub ring_seed: [u8; 16],
 }
 
 /// A log that is open, and what has to run on threads of its own.
@@ -58,7 +60,12 @@ impl Log {
     /// Opens the log of a data directory, and gives what has to run on threads of its own. Damage is no error: the damaged
     /// store is set aside, and the log goes on in a new one.
     pub fn open(options: OpenOptions) -> Result<Opening, OpenError> {
-        let directory = Directory::take(&options.data_dir, options.storage.cache_bytes, options.store_id)?;
+        let directory = Directory::take(
+            &options.data_dir,
+            options.storage.cache_bytes,
+            options.store_id,
+            options.ring_seed,
+        )?;
         Self::open_in(Box::new(directory), options)
     }
 

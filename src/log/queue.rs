@@ -35,17 +35,8 @@ struct Waiting {
     stopped: bool,
     /// The soft bound was passed and nobody was told of room since.
     congested: bool,
-    /// The writer is to be woken when so many items are there.
-    wanted: usize,
-}
-
-/// How long the writer waits for company of a first item.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Linger {
-    /// Until so many are there,
-    pub(super) items: usize,
-    /// or so long.
-    pub(super) patience: Duration,
+    /// The writer waits: waking it is a system call, which a busy one needs not.
+    asleep: bool,
 }
 
 /// What the writer got.
@@ -80,9 +71,9 @@ impl Queue {
         waiting.bytes += bytes;
         waiting.items.push_back((bytes, item));
         waiting.congested |= waiting.bytes > self.soft_bytes;
-        let enough = waiting.items.len() == waiting.wanted || waiting.congested;
+        let wake = waiting.asleep && (waiting.items.len() == 1 || waiting.congested);
         drop(waiting);
-        if enough {
+        if wake {
             self.arrived.notify_one();
         }
         Ok(())
@@ -96,32 +87,27 @@ impl Queue {
         self.lock().bytes
     }
 
-    /// Waits for a first item no longer than `patience`, and then for `linger` to be satisfied. Tells whether it was.
-    pub(super) fn wait(&self, patience: Duration, linger: Linger) -> bool {
-        let waiting = self.wait_for(self.lock(), 1, patience);
-        if waiting.items.is_empty() || linger.items <= 1 {
-            return true;
+    /// Waits for a first item no longer than `patience`; then, with a linger, so much longer for more, unless the queue is past its
+    /// soft bound.
+    pub(super) fn wait(&self, patience: Duration, linger: Option<Duration>) {
+        let waiting = self.wait_while(self.lock(), patience, |waiting| waiting.items.is_empty());
+        if let Some(linger) = linger.filter(|_| !waiting.items.is_empty()) {
+            self.wait_while(waiting, linger, |waiting| !waiting.congested);
         }
-        self.wait_for(waiting, linger.items, linger.patience).items.len() >= linger.items
     }
 
-    fn wait_for<'a>(
+    fn wait_while<'a>(
         &self,
         mut waiting: MutexGuard<'a, Waiting>,
-        items: usize,
         patience: Duration,
+        short: impl Fn(&Waiting) -> bool,
     ) -> MutexGuard<'a, Waiting> {
-        waiting.wanted = items;
-        let short = |waiting: &mut Waiting| {
-            waiting.items.len() < items && !waiting.stopped && (items == 1 || !waiting.congested)
-        };
+        waiting.asleep = true;
+        let short = |waiting: &mut Waiting| short(waiting) && !waiting.stopped;
         let waited = self.arrived.wait_timeout_while(waiting, patience, short);
-        waited.unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    /// Items that wait.
-    pub(super) fn len(&self) -> usize {
-        self.lock().items.len()
+        let mut waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        waiting.asleep = false;
+        waiting
     }
 
     /// Takes what waits, up to `bytes_max` (one item at least). The deletion of a topic comes alone.

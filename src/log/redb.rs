@@ -19,7 +19,6 @@ use super::store::{Change, Each, Map, Op, Store, StoreError, of_io};
 pub struct RedbStore {
     /// `None` only while it is dropped.
     database: Option<Database>,
-    disk: Arc<dyn Disk>,
     dead: Arc<AtomicBool>,
 }
 
@@ -34,9 +33,8 @@ impl RedbStore {
     /// `verify` checks every page.
     pub fn open(disk: impl Disk, cache_bytes: usize, verify: bool) -> Result<Self, StoreError> {
         let dead = Arc::new(AtomicBool::new(false));
-        let disk: Arc<dyn Disk> = Arc::new(disk);
         let backend = Backend {
-            disk: Arc::clone(&disk),
+            disk: Box::new(disk),
             dead: Arc::clone(&dead),
         };
         let open = || {
@@ -45,7 +43,7 @@ impl RedbStore {
             builder.create_with_backend(backend).map_err(Error::from)
         };
         let database = Some(guarded(&dead, open)?);
-        Ok(Self { database, disk, dead })
+        Ok(Self { database, dead })
     }
 
     fn guarded<R>(&self, f: impl FnOnce(&Database) -> Result<R, Error>) -> Result<R, StoreError> {
@@ -102,7 +100,9 @@ fn meaning(error: Error) -> StoreError {
 impl Store for RedbStore {
     fn commit(&self, ops: &[Op]) -> Result<(), StoreError> {
         self.guarded(|database| {
-            let transaction = database.begin_write()?;
+            let mut transaction = database.begin_write()?;
+            // Opening after a crash takes milliseconds then, whatever the size. It is on for every commit or of no use.
+            transaction.set_quick_repair(true);
             for map in Map::ALL {
                 let mut of_map = ops.iter().filter(|op| op.map == map).peekable();
                 if of_map.peek().is_none() {
@@ -156,20 +156,6 @@ impl Store for RedbStore {
         })?;
         refused
     }
-
-    fn checkpoint_due(&self) -> bool {
-        !self.dead.load(Ordering::Acquire) && self.disk.checkpoint_due()
-    }
-
-    fn checkpoint(&self) -> Result<(), StoreError> {
-        if self.dead.load(Ordering::Acquire) {
-            return Err(StoreError::Closed);
-        }
-        self.disk.checkpoint().map_err(|error| {
-            self.dead.store(true, Ordering::Release);
-            of_io(&error)
-        })
-    }
 }
 
 fn apply(table: &mut ::redb::Table<'_, &'static [u8], &'static [u8]>, op: &Op) -> Result<(), Error> {
@@ -202,7 +188,7 @@ fn apply(table: &mut ::redb::Table<'_, &'static [u8], &'static [u8]>, op: &Op) -
 /// Our disk as redb wants it.
 #[derive(Debug)]
 struct Backend {
-    disk: Arc<dyn Disk>,
+    disk: Box<dyn Disk>,
     dead: Arc<AtomicBool>,
 }
 
@@ -242,10 +228,6 @@ impl StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), IoError> {
         self.watched(self.alive()?.write(offset, data))
-    }
-
-    fn close(&self) -> Result<(), IoError> {
-        self.watched(self.alive()?.close())
     }
 }
 

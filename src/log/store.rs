@@ -30,7 +30,7 @@ pub enum Map {
 }
 
 impl Map {
-    /// Every map.
+    /// Every map. Its place here is its number in the ring: new ones go to the end.
     pub const ALL: [Self; 12] = [
         Self::Meta,
         Self::Topics,
@@ -45,6 +45,19 @@ impl Map {
         Self::State(Table::Devices),
         Self::State(Table::Forward),
     ];
+
+    /// Its number in the ring.
+    pub fn number(self) -> u8 {
+        Self::ALL
+            .iter()
+            .position(|map| *map == self)
+            .map_or(u8::MAX, |at| at as u8)
+    }
+
+    /// The map of a number.
+    pub fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
 
     /// Its name in the database.
     pub fn name(self) -> &'static str {

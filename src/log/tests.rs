@@ -136,6 +136,9 @@ impl Folder {
     fn options(&self) -> OpenOptions {
         let mut options = inline::options(now(1));
         options.data_dir = self.0.clone();
+        let name = self.0.as_os_str().as_encoded_bytes();
+        // Every directory has a ring of its own.
+        options.ring_seed.copy_from_slice(&name[name.len() - 16..]);
         options
     }
 

@@ -19,23 +19,34 @@ pub(super) struct Promise<T> {
 }
 
 struct Slot<T> {
-    result: Mutex<Option<Result<T, Refused>>>,
+    state: Mutex<State<T>>,
     done: Condvar,
 }
 
+struct State<T> {
+    result: Option<Result<T, Refused>>,
+    /// A thread sleeps on `done`: waking a condition variable is a system call, and almost nobody sleeps.
+    blocked: bool,
+}
+
 impl<T> Slot<T> {
-    fn lock(&self) -> MutexGuard<'_, Option<Result<T, Refused>>> {
+    fn new(result: Option<Result<T, Refused>>) -> Self {
+        let blocked = false;
+        Self {
+            state: Mutex::new(State { result, blocked }),
+            done: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         // Only whole values are put in and taken out under it.
-        self.result.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Makes the two ends.
 pub(super) fn ticket<T>(waker: &Waker) -> (Promise<T>, Ticket<T>) {
-    let slot = Arc::new(Slot {
-        result: Mutex::new(None),
-        done: Condvar::new(),
-    });
+    let slot = Arc::new(Slot::new(None));
     let promise = Promise {
         slot: Arc::clone(&slot),
         waker: Some(waker.clone()),
@@ -46,27 +57,25 @@ pub(super) fn ticket<T>(waker: &Waker) -> (Promise<T>, Ticket<T>) {
 impl<T> Ticket<T> {
     /// The result, once; `None` while it is not there yet.
     pub fn take(&mut self) -> Option<Result<T, Refused>> {
-        self.slot.lock().take()
+        self.slot.lock().result.take()
     }
 
     /// Blocks until the result is there: for threads of their own and tools, never for the executor.
     pub fn wait(self) -> Result<T, Refused> {
-        let mut result = self.slot.lock();
+        let mut state = self.slot.lock();
         loop {
-            match result.take() {
-                Some(result) => return result,
-                None => result = self.slot.done.wait(result).unwrap_or_else(PoisonError::into_inner),
+            if let Some(result) = state.result.take() {
+                return result;
             }
+            state.blocked = true;
+            state = self.slot.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// A ticket whose result is there already; its waker need not be woken.
     pub(super) fn ready(result: Result<T, Refused>) -> Self {
-        let slot = Slot {
-            result: Mutex::new(Some(result)),
-            done: Condvar::new(),
-        };
-        Self { slot: Arc::new(slot) }
+        let slot = Arc::new(Slot::new(Some(result)));
+        Self { slot }
     }
 }
 
@@ -84,8 +93,11 @@ impl<T> Promise<T> {
 
     fn put(&mut self, result: Result<T, Refused>) -> Option<Waker> {
         let waker = self.waker.take()?;
-        *self.slot.lock() = Some(result);
-        self.slot.done.notify_all();
+        let mut state = self.slot.lock();
+        state.result = Some(result);
+        if state.blocked {
+            self.slot.done.notify_all();
+        }
         Some(waker)
     }
 }

@@ -8,7 +8,6 @@ use crate::model::{Code, Now, Partition};
 use super::commit::Commit;
 use super::draft::{Draft, Rules, Trouble};
 use super::layout::PartitionKey;
-use super::pace::Pace;
 use super::producers::Producers;
 use super::queue::Item;
 use super::shared::{Clock, Shared};
@@ -56,9 +55,9 @@ impl Writer {
     pub fn run(mut self, clock: impl Fn() -> Now + Send + Sync + 'static) -> Result<(), WriterError> {
         let clock: Clock = Arc::new(clock);
         self.shared.set_clock(Arc::clone(&clock));
-        let mut pace = Pace::new(self.shared.linger);
         loop {
-            let company = self.shared.queue.wait(TICK, pace.linger());
+            // Without a fixed linger it never waits: what comes while it commits is the next commit.
+            self.shared.queue.wait(TICK, self.shared.linger);
             let gathered = self.shared.queue.gather(self.shared.commit_bytes_max);
             if gathered.finished {
                 return Ok(());
@@ -67,10 +66,7 @@ impl Writer {
             if gathered.room {
                 self.shared.watches.room(&mut wakes);
             }
-            let (items, before) = (gathered.items.len(), clock());
-            self.turn(gathered.items, before, &mut wakes);
-            let waiting = self.shared.queue.len();
-            pace.committed(items, waiting, company, clock().mono_us.saturating_sub(before.mono_us));
+            self.turn(gathered.items, clock(), &mut wakes);
             wakes.fire();
         }
     }

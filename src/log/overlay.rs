@@ -1,0 +1,164 @@
+//! What is durable in the ring and not yet in the database: changes by map and key, in memory, laid over what the database says.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::store::{Change, Map, Op};
+
+type Slices = Vec<Bytes>;
+
+/// Changes of several commits; of two of the same key the newer one is kept.
+#[derive(Debug, Default)]
+pub(super) struct Overlay {
+    maps: BTreeMap<Map, Layer>,
+    /// Bytes of keys and values, roughly.
+    bytes: usize,
+}
+
+/// Changes of one map.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layer {
+    /// The value of a key; `None` when it is gone.
+    entries: BTreeMap<Vec<u8>, Option<Slices>>,
+    /// Ranges in which nothing is there but `entries`, which are newer; they do not overlap.
+    gone: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// What an overlay says of a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Says<'a> {
+    Value(&'a Slices),
+    Gone,
+    Nothing,
+}
+
+impl Overlay {
+    pub(super) fn is_empty(&self) -> bool {
+        self.maps.is_empty()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds a newer change.
+    pub(super) fn apply(&mut self, op: &Op) {
+        let layer = self.maps.entry(op.map).or_default();
+        self.bytes += op.key.len();
+        match &op.change {
+            Change::Put(slices) => {
+                self.bytes += slices.iter().map(Bytes::len).sum::<usize>();
+                layer.entries.insert(op.key.clone(), Some(slices.clone()));
+            }
+            Change::Delete => {
+                layer.entries.insert(op.key.clone(), None);
+            }
+            Change::DeleteUntil(until) => layer.clear(&op.key, until),
+        }
+    }
+
+    /// What it says of a key.
+    pub(super) fn says(&self, map: Map, key: &[u8]) -> Says<'_> {
+        self.maps.get(&map).map_or(Says::Nothing, |layer| layer.says(key))
+    }
+
+    /// Adds what it says of the keys of a range to what older ones say.
+    pub(super) fn lay_over(&self, older: &mut Layer, map: Map, from: &[u8], until: Option<&[u8]>) {
+        let Some(layer) = self.maps.get(&map) else { return };
+        for (from, until) in &layer.gone {
+            older.clear(from, until);
+        }
+        let bounds = (Bound::Included(from), until.map_or(Bound::Unbounded, Bound::Excluded));
+        for (key, value) in layer.entries.range::<[u8], _>(bounds) {
+            older.entries.insert(key.clone(), value.clone());
+        }
+    }
+
+    /// Everything as operations that have the same effect.
+    pub(super) fn ops(&self) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for (map, layer) in &self.maps {
+            let op = |key: &Vec<u8>, change| Op {
+                map: *map,
+                key: key.clone(),
+                change,
+            };
+            ops.extend(
+                layer
+                    .gone
+                    .iter()
+                    .map(|(key, until)| op(key, Change::DeleteUntil(until.clone()))),
+            );
+            ops.extend(layer.entries.iter().map(|(key, value)| {
+                let change = value.clone().map_or(Change::Delete, Change::Put);
+                op(key, change)
+            }));
+        }
+        ops
+    }
+}
+
+impl Layer {
+    pub(super) fn says(&self, key: &[u8]) -> Says<'_> {
+        match self.entries.get(key) {
+            Some(Some(value)) => Says::Value(value),
+            Some(None) => Says::Gone,
+            None => {
+                let mut before = self.gone.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
+                match before.next_back() {
+                    Some((_, until)) if until.as_slice() > key => Says::Gone,
+                    _ => Says::Nothing,
+                }
+            }
+        }
+    }
+
+    /// Keys of the range with their values, in order; those that are gone as `None`.
+    pub(super) fn into_entries(self) -> (impl Iterator<Item = (Vec<u8>, Option<Slices>)>, Gone) {
+        (self.entries.into_iter(), Gone(self.gone))
+    }
+
+    /// Nothing is there any more from one key up to another, which stays.
+    fn clear(&mut self, from: &[u8], until: &[u8]) {
+        if until <= from {
+            return;
+        }
+        let range = (Bound::Included(from), Bound::Excluded(until));
+        let keys: Vec<Vec<u8>> = self
+            .entries
+            .range::<[u8], _>(range)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in keys {
+            self.entries.remove(&key);
+        }
+        let (mut from, mut until) = (from.to_vec(), until.to_vec());
+        // Ranges that touch it become one with it.
+        let touching = (Bound::Unbounded, Bound::Included(until.as_slice()));
+        let hit: Vec<Vec<u8>> = self
+            .gone
+            .range::<[u8], _>(touching)
+            .rev()
+            .map_while(|(begins, ends)| (*ends >= from).then(|| begins.clone()))
+            .collect();
+        for begins in hit {
+            if let Some(ends) = self.gone.remove(&begins) {
+                from = from.min(begins);
+                until = until.max(ends);
+            }
+        }
+        self.gone.insert(from, until);
+    }
+}
+
+/// Ranges in which the database's keys do not count.
+pub(super) struct Gone(BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl Gone {
+    pub(super) fn covers(&self, key: &[u8]) -> bool {
+        let mut before = self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
+        before.next_back().is_some_and(|(_, until)| until.as_slice() > key)
+    }
+}

@@ -1,0 +1,77 @@
+//! The operations of a commit as the body of a record. Little-endian:
+//! ```text
+//! operations u32, then for each: map u8 | what u8 (0 put, 1 delete, 2 delete until) | key bytes u32 | key | value bytes u32 | value
+//! ```
+//! The value of a put is what is stored, of "delete until" the key that stays.
+
+use bytes::{Buf, Bytes};
+
+use crate::log::layout::damaged;
+use crate::log::store::{Change, Map, Op, StoreError};
+
+/// Bytes that the operations take.
+pub(in crate::log) fn encoded_bytes(ops: &[Op]) -> usize {
+    4 + ops.iter().map(|op| 10 + op.key.len() + value_bytes(op)).sum::<usize>()
+}
+
+fn value_bytes(op: &Op) -> usize {
+    match &op.change {
+        Change::Put(slices) => slices.iter().map(Bytes::len).sum(),
+        Change::Delete => 0,
+        Change::DeleteUntil(until) => until.len(),
+    }
+}
+
+/// Appends the operations to `out`.
+pub(in crate::log) fn encode(ops: &[Op], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(ops.len() as u32).to_le_bytes());
+    for op in ops {
+        let what = match op.change {
+            Change::Put(_) => 0,
+            Change::Delete => 1,
+            Change::DeleteUntil(_) => 2,
+        };
+        out.extend_from_slice(&[op.map.number(), what]);
+        out.extend_from_slice(&(op.key.len() as u32).to_le_bytes());
+        out.extend_from_slice(&op.key);
+        out.extend_from_slice(&(value_bytes(op) as u32).to_le_bytes());
+        match &op.change {
+            Change::Put(slices) => slices.iter().for_each(|slice| out.extend_from_slice(slice)),
+            Change::Delete => {}
+            Change::DeleteUntil(until) => out.extend_from_slice(until),
+        }
+    }
+}
+
+/// Reads what `encode` wrote. Its bytes had their CRC checked: what does not fit is our own fault or a format not known here.
+pub(in crate::log) fn decode(body: Vec<u8>) -> Result<Vec<Op>, StoreError> {
+    let mut rest = Bytes::from(body);
+    let short = |_| damaged("a record of the ring ends inside of an operation");
+    let count = rest.try_get_u32_le().map_err(short)?;
+    let mut ops = Vec::new();
+    for _ in 0..count {
+        let number = rest.try_get_u8().map_err(short)?;
+        let what = rest.try_get_u8().map_err(short)?;
+        let key = part(&mut rest)?;
+        let value = part(&mut rest)?;
+        let unknown = |name: &str, number: u8| damaged(format!("a record of the ring has {name} {number}"));
+        let map = Map::of_number(number).ok_or_else(|| unknown("map", number))?;
+        let change = match what {
+            0 => Change::Put(vec![value]),
+            1 => Change::Delete,
+            2 => Change::DeleteUntil(value.to_vec()),
+            other => return Err(unknown("change", other)),
+        };
+        let key = key.to_vec();
+        ops.push(Op { map, key, change });
+    }
+    Ok(ops)
+}
+
+fn part(rest: &mut Bytes) -> Result<Bytes, StoreError> {
+    let bytes = rest.try_get_u32_le().map(|bytes| bytes as usize);
+    match bytes {
+        Ok(bytes) if bytes <= rest.len() => Ok(rest.split_to(bytes)),
+        _ => Err(damaged("a record of the ring ends inside of an operation")),
+    }
+}

@@ -1,0 +1,292 @@
+//! A store whose commits are durable in a ring at once and in its database later.
+//!
+//! A database commit writes seven or eight pages all over its file and takes its time to find them. Here a commit is one record of
+//! the ring, written and synced; its changes stay in memory (`overlay`) over what the database says. A *flush*, on a thread of its
+//! own, makes one database commit of many of them; it stores the number of the newest record in it, in the same transaction, and so
+//! the two always agree: what has a higher number is in the ring, what has not is in the database. After a crash the records that
+//! the database lacks are flushed before anything else happens.
+//!
+//! A commit above `DIRECT_BYTES` goes to the database, with all that waits: writing it twice would cost more than it saves.
+
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::disk::Disk;
+use super::layout::{Fields, damaged};
+use super::overlay::{Layer, Overlay, Says};
+use super::ring::{HEADER, Ring, ops};
+use super::store::{Each, Map, Op, Store, StoreError, of_io};
+
+/// Key in `Map::Meta`: the number of the newest record whose changes are in the database.
+pub(super) const META_APPLIED: &[u8] = b"ring_applied";
+/// Key in `Map::Meta`: the id of the ring.
+pub(super) const META_RING: &[u8] = b"ring_id";
+/// A larger commit goes past the ring.
+const DIRECT_BYTES: usize = 512 << 10;
+/// A flush is due when so much waits in memory.
+const WAITING_BYTES: usize = 2 << 20;
+/// A larger buffer for records is not kept.
+const RECORD_BYTES_KEPT: usize = 256 << 10;
+
+/// A store over a ring.
+#[derive(Debug)]
+pub struct RingedStore<S: Store + Debug, D: Disk> {
+    database: S,
+    waiting: Mutex<Waiting>,
+    /// One commit at a time.
+    log: Mutex<Log<D>>,
+    /// Held during a flush. Lock order: `log`, `flushing`, `waiting`.
+    flushing: Mutex<()>,
+    /// After an error nothing is believed until the store was opened anew.
+    dead: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Log<D> {
+    ring: Ring<D>,
+    record: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Changes since the last flush began.
+    newest: Overlay,
+    /// Changes that a flush is bringing to the database.
+    leaving: Arc<Overlay>,
+    /// Number of the newest record in `newest`.
+    seq: u64,
+    /// Number of the newest record in the database.
+    applied: u64,
+    ring_bytes: u64,
+}
+
+/// Operations for a new database: it has a ring of this id, and nothing of it yet.
+pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
+    [
+        Op::put(Map::Meta, META_RING, id.to_vec()),
+        Op::put(Map::Meta, META_APPLIED, 0u64.to_be_bytes().to_vec()),
+    ]
+}
+
+impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
+    /// Opens a ring over its database, and brings the database up to date.
+    pub fn open(database: S, ring: D) -> Result<Self, StoreError> {
+        let meta = |key: &[u8]| {
+            let value = database.point(Map::Meta, key)?;
+            value.ok_or_else(|| damaged("the database does not know its ring"))
+        };
+        let id = meta(META_RING)?
+            .try_into()
+            .map_err(|_| damaged("the ring's id is not 16 bytes"))?;
+        let applied = Fields(&meta(META_APPLIED)?).u64()?;
+        let (mut ring, found) = Ring::open(ring, id, applied).map_err(|error| of_io(&error))?;
+        let mut overlay = Overlay::default();
+        for body in found {
+            ops::decode(body)?.iter().for_each(|op| overlay.apply(op));
+        }
+        let seq = ring.seq();
+        if !overlay.is_empty() {
+            database.commit(&with_applied(overlay.ops(), seq))?;
+        }
+        ring.free(seq);
+        let waiting = Waiting {
+            seq,
+            applied: seq,
+            ..Waiting::default()
+        };
+        let record = Vec::new();
+        Ok(Self {
+            database,
+            waiting: Mutex::new(waiting),
+            log: Mutex::new(Log { ring, record }),
+            flushing: Mutex::new(()),
+            dead: AtomicBool::new(false),
+        })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        lock(&self.waiting)
+    }
+
+    /// After an error the handle is dead.
+    fn watched<R>(&self, result: Result<R, StoreError>) -> Result<R, StoreError> {
+        if result.is_err() {
+            self.dead.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    fn alive(&self) -> Result<(), StoreError> {
+        match self.dead.load(Ordering::Acquire) {
+            true => Err(StoreError::Closed),
+            false => Ok(()),
+        }
+    }
+
+    /// Brings what waits to the database.
+    fn flush(&self) -> Result<(), StoreError> {
+        let _one = lock(&self.flushing);
+        let (leaving, seq) = {
+            let mut waiting = self.waiting();
+            if waiting.newest.is_empty() {
+                return Ok(());
+            }
+            waiting.leaving = Arc::new(std::mem::take(&mut waiting.newest));
+            (Arc::clone(&waiting.leaving), waiting.seq)
+        };
+        self.watched(self.database.commit(&with_applied(leaving.ops(), seq)))?;
+        let mut waiting = self.waiting();
+        waiting.leaving = Arc::default();
+        waiting.applied = seq;
+        Ok(())
+    }
+
+    /// A large commit, with all that waits, as one of the database's.
+    fn commit_direct(&self, log: &mut Log<D>, ops: &[Op]) -> Result<(), StoreError> {
+        let _one = lock(&self.flushing);
+        let (mut all, seq) = {
+            let waiting = self.waiting();
+            (waiting.newest.ops(), waiting.seq)
+        };
+        all.extend_from_slice(ops);
+        self.watched(self.database.commit(&with_applied(all, seq)))?;
+        let mut waiting = self.waiting();
+        waiting.newest = Overlay::default();
+        waiting.applied = seq;
+        log.ring.free(seq);
+        waiting.ring_bytes = 0;
+        Ok(())
+    }
+
+    fn commit_to_ring(&self, log: &mut Log<D>, ops: &[Op]) -> Result<(), StoreError> {
+        let body_bytes = ops::encoded_bytes(ops);
+        log.ring.free(self.waiting().applied);
+        if !log.ring.has_room(body_bytes) {
+            // The flush did not keep up: this commit waits for one.
+            self.flush()?;
+            log.ring.free(self.waiting().applied);
+        }
+        let mut record = std::mem::take(&mut log.record);
+        record.clear();
+        record.resize(HEADER, 0);
+        ops::encode(ops, &mut record);
+        let seq = self.watched(log.ring.append(&mut record).map_err(|error| of_io(&error)))?;
+        if record.capacity() <= RECORD_BYTES_KEPT {
+            log.record = record;
+        }
+        let mut waiting = self.waiting();
+        ops.iter().for_each(|op| waiting.newest.apply(op));
+        waiting.seq = seq;
+        waiting.ring_bytes = log.ring.waiting_bytes();
+        Ok(())
+    }
+}
+
+impl<S: Store + Debug, D: Disk> Store for RingedStore<S, D> {
+    fn commit(&self, ops: &[Op]) -> Result<(), StoreError> {
+        self.alive()?;
+        let mut log = lock(&self.log);
+        let body_bytes = ops::encoded_bytes(ops);
+        if body_bytes > DIRECT_BYTES.min(log.ring.body_bytes_max()) {
+            self.commit_direct(&mut log, ops)
+        } else {
+            self.commit_to_ring(&mut log, ops)
+        }
+    }
+
+    fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.alive()?;
+        {
+            let waiting = self.waiting();
+            for overlay in [&waiting.newest, &*waiting.leaving] {
+                match overlay.says(map, key) {
+                    Says::Value(slices) => return Ok(Some(slices.concat())),
+                    Says::Gone => return Ok(None),
+                    Says::Nothing => {}
+                }
+            }
+        }
+        self.database.point(map, key)
+    }
+
+    fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
+        self.alive()?;
+        if until.is_some_and(|until| until <= from) {
+            return Ok(());
+        }
+        let mut layer = Layer::default();
+        {
+            let waiting = self.waiting();
+            waiting.leaving.lay_over(&mut layer, map, from, until);
+            waiting.newest.lay_over(&mut layer, map, from, until);
+        }
+        let (entries, gone) = layer.into_entries();
+        let mut entries = entries.peekable();
+        let mut ended = false;
+        self.database.scan(map, from, until, &mut |key, value| {
+            while let Some((newer, newer_value)) = entries.next_if(|(newer, _)| newer.as_slice() < key) {
+                if let Some(slices) = newer_value
+                    && !each(&newer, &slices.concat())?
+                {
+                    ended = true;
+                    return Ok(false);
+                }
+            }
+            let more = match entries.next_if(|(newer, _)| newer.as_slice() == key) {
+                Some((_, Some(slices))) => each(key, &slices.concat())?,
+                Some((_, None)) => true,
+                None if gone.covers(key) => true,
+                None => each(key, value)?,
+            };
+            ended = !more;
+            Ok(more)
+        })?;
+        if ended {
+            return Ok(());
+        }
+        for (key, value) in entries {
+            if let Some(slices) = value
+                && !each(&key, &slices.concat())?
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        let waiting = self.waiting();
+        waiting.newest.bytes() > WAITING_BYTES || waiting.ring_bytes > super::ring::RING_BYTES / 2
+    }
+
+    fn checkpoint(&self) -> Result<(), StoreError> {
+        self.alive()?;
+        self.flush()
+    }
+}
+
+/// When a store that works is dropped, nothing is left to the next opening.
+impl<S, D> Drop for RingedStore<S, D>
+where
+    S: Store + Debug,
+    D: Disk,
+{
+    fn drop(&mut self) {
+        if self.alive().is_ok()
+            && let Err(error) = self.flush()
+        {
+            tracing::warn!(%error, "the last flush failed; the next start does it");
+        }
+    }
+}
+
+fn with_applied(mut ops: Vec<Op>, seq: u64) -> Vec<Op> {
+    ops.push(Op::put(Map::Meta, META_APPLIED, seq.to_be_bytes().to_vec()));
+    ops
+}
+
+/// What a panic in the middle leaves is not believed: the caller opens the store anew.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
