@@ -51,8 +51,13 @@ impl Drop for Directory {
     }
 }
 
-/// A session after CONNECT (3.1.1, clean session 0).
-fn connected(broker: &Arc<Broker>, seed: u64) -> Box<dyn Session> {
+/// CONNECT, 3.1.1, clean session 0.
+const CONNECT4: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x00\x00\x00\x00\x01a";
+/// CONNECT, 5.0.
+const CONNECT5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01a";
+
+/// A session after CONNECT.
+fn connected(broker: &Arc<Broker>, connect: &[u8], seed: u64) -> Box<dyn Session> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1883));
     let listener = Listener {
         protocol: Protocol::Mqtt,
@@ -65,7 +70,7 @@ fn connected(broker: &Arc<Broker>, seed: u64) -> Box<dyn Session> {
         local: address,
     };
     let mut session = broker.session(peer, &listener, Waker::noop().clone(), seed, NOW);
-    session.input(b"\x10\x0d\x00\x04MQTT\x04\x00\x00\x00\x00\x01a", NOW);
+    session.input(connect, NOW);
     assert_eq!(session.output().take().first(), Some(&0x20));
     session
 }
@@ -86,7 +91,7 @@ fn puback_waits_for_commit() {
     let config = Config::parse("acks.toml", "", &[], &Env::fixed()).expect("a configuration");
     let (log, writer) = directory.open(&config);
     let broker = Broker::new(&config, log.clone(), Arc::new(Metrics::default())).expect("a broker");
-    let mut session = connected(&broker, 1);
+    let mut session = connected(&broker, CONNECT4, 1);
     assert_eq!(send(&mut session, PUBLISH1), b"", "no PUBACK before the commit");
     assert_eq!(send(&mut session, PUBLISH2), b"", "no PUBREC before the commit");
     assert_eq!(send(&mut session, b"\xc0\x00"), b"\xd0\x00", "but it lives");
@@ -104,7 +109,7 @@ fn pubcomp_waits_until_the_id_is_gone_and_a_resend_after_a_crash_is_stored_once(
     // The message is committed, and the broker ends before it could say so.
     let (log, writer) = directory.open(&config);
     let broker = Broker::new(&config, log.clone(), metrics()).expect("a broker");
-    let mut session = connected(&broker, 1);
+    let mut session = connected(&broker, CONNECT4, 1);
     assert_eq!(send(&mut session, PUBLISH2), b"");
     log.stop();
     writer.run(|| NOW).expect("commits");
@@ -112,7 +117,7 @@ fn pubcomp_waits_until_the_id_is_gone_and_a_resend_after_a_crash_is_stored_once(
     // The client sends it again: answered from what is stored, and the release waits for its commit.
     let (log, writer) = directory.open(&config);
     let broker = Broker::new(&config, log.clone(), metrics()).expect("a broker");
-    let mut session = connected(&broker, 2);
+    let mut session = connected(&broker, CONNECT4, 2);
     let mut resend = PUBLISH2.to_vec();
     resend[0] |= 8;
     assert_eq!(send(&mut session, &resend), b"\x50\x02\x00\x02");
@@ -128,4 +133,55 @@ fn pubcomp_waits_until_the_id_is_gone_and_a_resend_after_a_crash_is_stored_once(
         .map(|b| b.high_watermark.0)
         .sum();
     assert_eq!(records, 1);
+}
+
+/// Input that stands still while the writer does, and goes on after it: how much of `flood` was taken, and every answer.
+fn flooded(name: &str, toml: &str, connect: &[u8], flood: &[u8]) -> (usize, Vec<u8>) {
+    let directory = Directory::new(name);
+    let config = Config::parse("acks.toml", toml, &[], &Env::fixed()).expect("a configuration");
+    let (log, writer) = directory.open(&config);
+    let broker = Broker::new(&config, log.clone(), Arc::new(Metrics::default())).expect("a broker");
+    let mut session = connected(&broker, connect, 1);
+    let mut used = 0;
+    while used < flood.len() && session.wants_input() {
+        used += session.input(&flood[used..], NOW);
+    }
+    assert!(!session.wants_input(), "the socket is not read");
+    assert_eq!(session.end(), None, "but the connection lives");
+    assert_eq!(session.input(&flood[used..], NOW), 0);
+    log.stop();
+    writer.run(|| NOW).expect("commits");
+    session.poll(NOW);
+    assert!(session.wants_input(), "it goes on");
+    assert_eq!(session.end(), None);
+    (used, session.output().take())
+}
+
+#[test]
+fn what_is_beyond_receive_maximum_waits_in_the_socket() {
+    let toml = "[limits]\nmqtt_inflight = 3\n";
+    let publish = |v5: bool, id: u8| {
+        [
+            &[0x32, 5 + u8::from(v5), 0, 1, b't', 0, id][..],
+            if v5 { &[0] } else { &[] },
+        ]
+        .concat()
+    };
+    for v5 in [false, true] {
+        let flood: Vec<u8> = (1..=5).flat_map(|id| publish(v5, id)).collect();
+        let connect = if v5 { CONNECT5 } else { CONNECT4 };
+        let (used, answers) = flooded("inflight", toml, connect, &flood);
+        assert_eq!(used, flood.len() / 5 * 3);
+        assert_eq!(answers, b"\x40\x02\x00\x01\x40\x02\x00\x02\x40\x02\x00\x03");
+    }
+}
+
+#[test]
+fn answers_that_wait_for_their_turn_are_bounded() {
+    // One message that is not committed, and PUBREL after PUBREL behind it: each of them is an answer that has to wait.
+    let flood: Vec<u8> = [PUBLISH1, &PUBREL2.repeat(100_000)].concat();
+    let (used, answers) = flooded("answers", "", CONNECT4, &flood);
+    assert!((10_000..40_000).contains(&used), "{used}");
+    assert_eq!(answers.len(), 4 + (used - PUBLISH1.len()));
+    assert!(answers.ends_with(b"\x70\x02\x00\x02"));
 }

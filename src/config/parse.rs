@@ -490,7 +490,7 @@ fn limits(s: &mut Section<'_>) -> Result<Limits, Mistake> {
         topics: s.number("topics", 1..=100_000, 1000)? as usize,
         partitions: s.number("partitions", 1..=100_000, 4000)? as usize,
         mqtt_packet_bytes: s.size("mqtt_packet", "1KiB", "64MiB", "1MiB")?,
-        mqtt_inflight: s.number("mqtt_inflight", 1..=65_535, 64)? as u16,
+        mqtt_inflight: s.number("mqtt_inflight", 1..=65_535, 1024)? as u16,
         mqtt_outbound_bytes: s.size("mqtt_outbound", "16KiB", "256MiB", "1MiB")?,
         mqtt_subscriptions: s.number("mqtt_subscriptions", 1..=100_000, 100)? as usize,
         mqtt_session_expiry_s_max: (s.duration_ms("mqtt_session_expiry_max", "1s", "3650d", "7d")? / 1000) as u32,

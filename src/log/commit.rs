@@ -62,6 +62,9 @@ impl Commit {
         if !small.is_empty() {
             commit.add_row(small, row, now, ops);
         }
+        // Segment rows were added before the journal row; a partition takes its batches in the order of their offsets.
+        let place = |stored: &Stored| (stored.entry.partition, stored.entry.base_offset);
+        commit.stored.sort_unstable_by_key(place);
         commit
     }
 

@@ -196,10 +196,11 @@ fn hand_out(broker: &Broker, shared: &mut Shared, record: &RecordView<'_>, calle
         let Some(queued) = queued_for(&message, group) else {
             continue;
         };
-        if !outbox.push(queued) {
+        let pushed = outbox.push(queued);
+        if pushed.dropped {
             broker.metrics().add(&broker.metrics().dropped_out, "slow", 1);
         }
-        if !called.iter().any(|c| Arc::ptr_eq(c, outbox)) {
+        if pushed.to_wake {
             called.push(Arc::clone(outbox));
         }
     }

@@ -55,6 +55,15 @@ struct Inner {
     ending: Option<Ending>,
 }
 
+/// What became of a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pushed {
+    /// There was no room.
+    pub(super) dropped: bool,
+    /// The session was at rest.
+    pub(super) to_wake: bool,
+}
+
 /// Why the session must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -74,26 +83,34 @@ impl Outbox {
         })
     }
 
-    /// Queues; false when there is no room. Wakes nobody: `wake` does, once for many.
-    pub(super) fn push(&self, queued: Queued) -> bool {
+    /// Queues, or not when there is no room. Wakes nobody: whoever is told `to_wake` calls `wake`, once for many. A session that
+    /// has not emptied its queue since is not to be woken: it was already, or waits for its client, which wakes it.
+    pub(super) fn push(&self, queued: Queued) -> Pushed {
         let bytes = size_bytes(&queued.message);
         let mut inner = self.lock();
         if inner.ending.is_some() {
-            return true;
+            return Pushed::default();
         }
-        if inner.bytes.saturating_add(bytes) > self.bytes_max {
-            if queued.qos > 0 {
-                inner.ending = Some(Ending::TooSlow);
-                inner.queue = VecDeque::new();
-                inner.bytes = 0;
-                self.ready.store(true, Ordering::Release);
-            }
-            return false;
+        let room = inner.bytes.saturating_add(bytes) <= self.bytes_max;
+        if room {
+            inner.bytes = inner.bytes.saturating_add(bytes);
+            inner.queue.push_back(queued);
+        } else if queued.qos > 0 {
+            inner.ending = Some(Ending::TooSlow);
+            inner.queue = VecDeque::new();
+            inner.bytes = 0;
+        } else {
+            return Pushed {
+                dropped: true,
+                to_wake: false,
+            };
         }
-        inner.bytes = inner.bytes.saturating_add(bytes);
-        inner.queue.push_back(queued);
-        self.ready.store(true, Ordering::Release);
-        true
+        let was_ready = self.ready.swap(true, Ordering::AcqRel);
+        Pushed {
+            dropped: !room,
+            // One that ends is not waited for.
+            to_wake: !was_ready || !room,
+        }
     }
 
     pub(super) fn wake(&self) {
@@ -155,4 +172,59 @@ fn size_bytes(message: &Message) -> usize {
     ]
     .into_iter()
     .fold(OVERHEAD_BYTES, usize::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queued(qos: u8, payload_bytes: usize) -> Queued {
+        let message = Message {
+            topic: "t".to_owned(),
+            payload: Bytes::from(vec![0; payload_bytes]),
+            qos,
+            retain: false,
+            properties: Properties::default(),
+            timestamp_ms: 0,
+            origin: None,
+        };
+        Queued {
+            message: Arc::new(message),
+            qos,
+            retain: false,
+            subscription_ids: Vec::new(),
+            no_local: false,
+        }
+    }
+
+    #[test]
+    fn a_session_is_woken_once_until_its_queue_is_empty() {
+        let outbox = Outbox::new(Waker::noop().clone(), 1000);
+        let kept = |to_wake| Pushed {
+            dropped: false,
+            to_wake,
+        };
+        assert_eq!(outbox.push(queued(1, 10)), kept(true));
+        assert_eq!(outbox.push(queued(1, 10)), kept(false));
+        assert!(outbox.pop(|_| true).is_some());
+        assert!(outbox.pop(|_| false).is_none(), "it waits for its client");
+        assert_eq!(outbox.push(queued(1, 10)), kept(false));
+        while outbox.pop(|_| true).is_some() {}
+        assert!(!outbox.is_ready());
+        assert_eq!(outbox.push(queued(0, 10)), kept(true));
+    }
+
+    #[test]
+    fn beyond_its_bound_qos_0_is_dropped_and_qos_1_ends_it() {
+        let outbox = Outbox::new(Waker::noop().clone(), 1000);
+        let dropped = |to_wake| Pushed { dropped: true, to_wake };
+        assert_eq!(outbox.push(queued(0, 2000)), dropped(false));
+        assert!(!outbox.is_ready(), "nothing to look at");
+        assert!(!outbox.push(queued(0, 500)).dropped);
+        assert_eq!(outbox.push(queued(0, 500)), dropped(false));
+        assert_eq!(outbox.ending(), None);
+        assert_eq!(outbox.push(queued(1, 500)), dropped(true));
+        assert_eq!(outbox.ending(), Some(Ending::TooSlow));
+        assert_eq!(outbox.push(queued(1, 1)), Pushed::default(), "it is over");
+    }
 }

@@ -13,7 +13,7 @@ V311, V5 = paho.MQTTv311, paho.MQTTv5
 class Client:
     """A connected client; records what it receives and which of its own messages were acked."""
 
-    def __init__(self, port, version=V311, client_id="", clean=True, expiry=0, **more):
+    def __init__(self, port, version=V311, client_id="", clean=True, expiry=0, will=None, **more):
         self.version = version
         session = {"clean_session": clean} if version != V5 else {}
         self.paho = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=version, **session, **more)
@@ -28,6 +28,8 @@ class Client:
         self.paho.on_publish = self._note(lambda c, u, mid, reason, p: self.acked.__setitem__(mid, reason))
         self.paho.on_subscribe = self._note(lambda c, u, mid, reasons, p: self.reasons.append(reasons))
         self.paho.on_unsubscribe = self._note(lambda c, u, mid, reasons, p: self.reasons.append(reasons))
+        if will:
+            self.paho.will_set(will[0], will[1], 1)
         properties = {}
         if version == V5:
             connect = Properties(PacketTypes.CONNECT)

@@ -112,8 +112,8 @@ def packet(first, body):
     return bytes([first]) + varint(len(body)) + body
 
 
-def connect(level=4, client_id="", keep_alive=60, clean=True):
-    properties = b"\x00" if level == 5 else b""
+def connect(level=4, client_id="", keep_alive=60, clean=True, properties=b""):
+    properties = varint(len(properties)) + properties if level == 5 else b""
     return packet(0x10, text("MQTT") + bytes([level, 2 if clean else 0]) + struct.pack(">H", keep_alive) + properties + text(client_id))
 
 

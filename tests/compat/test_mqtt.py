@@ -8,6 +8,7 @@ from paho.mqtt.properties import Properties
 
 from harness import Broker, eventually
 from mqtt_client import V5, V311, Client
+from raw import Raw, connect, mqtt, packet, publish, subscribe
 from readback import read_topic
 
 ROUTES = """
@@ -183,6 +184,17 @@ class Out(unittest.TestCase):
             self.assertEqual(listener.wait_messages(1), [(topic, b"hello")])
 
 
+    def test_a_subscriber_with_a_small_window_gets_everything(self):
+        # Receive Maximum 1: every message comes after the PUBACK of the one before, which is all that the broker hears.
+        with mqtt(broker.mqtt, 5, properties=b"\x21\x00\x01") as listener, Client(broker.mqtt, V5) as client:
+            self.assertEqual(listener.send(subscribe("window/a", 1, 5)).read(6), b"\x90\x04\x00\x01\x00\x01")
+            client.publish_all([("window/a", b"%03d" % i) for i in range(200)])
+            for i in range(200):
+                message = listener.read(2 + 2 + len("window/a") + 2 + 1 + 3)
+                self.assertEqual(message[-3:], b"%03d" % i)
+                listener.send(b"\x40\x02" + message[12:14])
+
+
 class Sessions(unittest.TestCase):
     @both
     def test_a_second_connection_takes_over(self, version):
@@ -229,3 +241,54 @@ class Sessions(unittest.TestCase):
             own.restart()
             client.cut()
             self.assertEqual([int(r.value) for r in read_topic(own.bootstrap, "telemetry")], list(range(100)))
+
+    @both
+    def test_qos_2_sent_again_after_a_kill_is_stored_once(self, version):
+        keep = {"client_id": "exact", "clean": False, "properties": b"\x11\x00\x00\x02\x58"}
+        with Broker() as own:
+            for answered in (True, False):
+                with self.subTest(f"PUBREC was read: {answered}"):
+                    topic = f"exact/{answered}"
+                    with mqtt(own.mqtt, version, **keep) as raw:
+                        raw.send(publish(topic, b"x", 2, version, pkid=7))
+                        if answered:
+                            self.assertEqual(raw.read(4), b"\x50\x02\x00\x07")
+                        else:
+                            eventually(lambda: own.metric("received_qos2_total") > 0, 5, "the message")
+                        own.restart()
+                    with Raw(own.mqtt) as raw:
+                        connack = raw.send(connect(version, **keep)).read(2)
+                        self.assertEqual(raw.read(connack[1])[:2], b"\x01\x00", "the session is there, and it is no refusal")
+                        resend = publish(topic, b"x", 2, version, pkid=7)
+                        raw.send(bytes([resend[0] | 8]) + resend[1:])
+                        self.assertEqual(raw.read(4), b"\x50\x02\x00\x07")
+                        self.assertEqual(raw.send(packet(0x62, b"\x00\x07")).read(4), b"\x70\x02\x00\x07")
+                        # The id is free: the next message with it is another one.
+                        self.assertEqual(raw.send(publish(topic, b"y", 2, version, pkid=7)).read(4), b"\x50\x02\x00\x07")
+                        self.assertEqual(raw.send(packet(0x62, b"\x00\x07")).read(4), b"\x70\x02\x00\x07")
+                    got = [r.value for r in read_topic(own.bootstrap, "telemetry") if r.key == topic.encode()]
+                    self.assertEqual(got, [b"x", b"y"])
+
+    def test_why_a_connection_ends_is_told(self):
+        def reason(raw):
+            told = raw.until_closed(5)
+            self.assertEqual(told[:1], b"\xe0", told)
+            return told[2]
+
+        with Broker() as own, mqtt(own.mqtt, 5, client_id="one") as first, mqtt(own.mqtt, 5, client_id="one") as second, mqtt(
+            own.mqtt, 5, client_id="silent", keep_alive=1
+        ) as silent:
+            self.assertEqual(reason(first), 0x8E, "taken over")
+            self.assertEqual(reason(silent), 0x8D, "keep-alive")
+            self.assertEqual(second.send(b"\xc0\x00").read(2), b"\xd0\x00", "it lives on")
+            code, _ = own.stop()
+            self.assertEqual((code, reason(second)), (0, 0x8B), "stopping")
+
+    @both
+    def test_a_will_comes_unless_the_client_says_goodbye(self, version):
+        with Client(broker.mqtt, version) as listener:
+            listener.subscribe("will/#")
+            for goodbye, name in ((True, "a"), (False, "b")):
+                client = Client(broker.mqtt, version, will=(f"will/{version}/{name}", b"gone"))
+                client.close() if goodbye else client.cut()
+            self.assertEqual(listener.wait_messages(1), [(f"will/{version}/b", b"gone")])

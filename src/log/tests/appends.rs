@@ -38,6 +38,27 @@ fn records_of_one_submission_share_a_batch_a_partition() {
 }
 
 #[test]
+fn small_and_large_records_of_one_commit_keep_their_order() {
+    let log = Log::inline(now(1));
+    let values: Vec<String> = [10, 10, 20_000, 10, 20_000].map(|bytes| "x".repeat(bytes)).into();
+    let appends = values.iter().map(|value| Append::Record {
+        topic: Topic::parse("t").unwrap(),
+        record: record(Some("same"), value, 1),
+    });
+    let submission = Submission {
+        appends: appends.collect(),
+        state: Vec::new(),
+    };
+    let committed = log.submit(submission, Waker::noop()).wait().unwrap();
+    let read = records(&log, "t", committed.appended[0].partition, 0);
+    let read: Vec<(u64, usize)> = read
+        .iter()
+        .map(|(o, r)| (*o, r.value.as_ref().unwrap().len()))
+        .collect();
+    assert_eq!(read, [(0, 10), (1, 10), (2, 20_000), (3, 10), (4, 20_000)]);
+}
+
+#[test]
 fn a_submission_whose_expectation_fails_leaves_nothing_not_even_an_offset() {
     let log = Log::inline(now(1));
     let partition = append(&log, "t", Some("k"), "first", 1).unwrap().partition;

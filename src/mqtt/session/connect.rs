@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::publish::message;
-use super::{Client, Incoming, MqttSession};
+use super::{Client, Incoming, MqttSession, Stage};
 use crate::model::{Code, End, Now, Record, Topic};
 use crate::mqtt::broker::Opening;
 use crate::mqtt::codec;
@@ -20,6 +20,12 @@ use crate::route::Source;
 
 /// Longest client id, bytes: it is part of keys in the log's tables.
 const CLIENT_ID_BYTES_MAX: usize = 256;
+
+/// An id that a connection before this one left.
+const LEFT: Incoming = Incoming {
+    stage: Stage::Stored,
+    counted: false,
+};
 
 /// Topic aliases a client may set.
 pub(super) const ALIAS_MAX: u16 = 8;
@@ -96,7 +102,6 @@ impl MqttSession {
             why: None,
         };
         self.output.put_with(|out| codec.connack(out, &ack));
-        self.unacknowledged = opened.incoming.len();
         let no_local = opened.subscriptions.iter().any(|(_, s)| s.no_local);
         self.client = Some(Client {
             version,
@@ -115,7 +120,7 @@ impl MqttSession {
                 .unwrap_or(usize::MAX),
             will,
             aliases: Vec::new(),
-            incoming: opened.incoming.into_iter().map(|id| (id, Incoming::Stored)).collect(),
+            incoming: opened.incoming.into_iter().map(|id| (id, LEFT)).collect(),
             subscriptions: opened.subscriptions.into_iter().collect::<HashMap<_, _>>(),
             no_local,
             sent: HashSet::new(),

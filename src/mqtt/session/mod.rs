@@ -32,9 +32,10 @@ const CHUNK_BYTES_MAX: usize = 128 << 10;
 /// Unsent bytes beyond which nothing more is read or delivered.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
 
-/// Bytes and messages waiting for the log beyond which nothing more is read.
+/// Bytes, messages and other packets waiting for the log beyond which nothing more is read.
 const PENDING_BYTES_MAX: usize = 1 << 20;
 const PENDING_MESSAGES_MAX: usize = 4096;
+const PENDING_MAX: usize = 4096;
 
 /// A connection's session.
 pub(super) struct MqttSession {
@@ -56,7 +57,9 @@ pub(super) struct MqttSession {
     pending: VecDeque<Pending>,
     pending_bytes: usize,
     pending_messages: usize,
-    /// QoS 1 and 2 messages in without PUBACK or PUBCOMP.
+    /// Of them, those whose sender waits for a PUBACK or PUBREC.
+    pending_acks: usize,
+    /// QoS 1 and 2 messages of this connection without PUBACK or PUBCOMP: what Receive Maximum counts (section 4.9).
     unacknowledged: usize,
     group: Option<Group>,
     /// The output was full: whoever empties it calls us again.
@@ -81,7 +84,7 @@ struct Client {
     packet_bytes_max: usize,
     will: Option<(Topic, Record)>,
     aliases: Vec<Option<Bytes>>,
-    /// Incoming QoS 2 ids: whether the message is stored.
+    /// Incoming QoS 2 ids.
     incoming: HashMap<u16, Incoming>,
     subscriptions: HashMap<String, Subscription>,
     no_local: bool,
@@ -89,9 +92,18 @@ struct Client {
     sent_id: u16,
 }
 
+/// An incoming QoS 2 message until its PUBCOMP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Incoming {
+    stage: Stage,
+    /// It came on this connection. Receive Maximum starts anew with every connection (section 4.9): what one before it left
+    /// does not count.
+    counted: bool,
+}
+
 /// Where an incoming QoS 2 message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Incoming {
+enum Stage {
     /// On its way into the log.
     Pending,
     /// In the log, PUBREC is out.
@@ -126,6 +138,7 @@ impl MqttSession {
             pending: VecDeque::new(),
             pending_bytes: 0,
             pending_messages: 0,
+            pending_acks: 0,
             unacknowledged: 0,
             group: None,
             output_full: false,
@@ -286,6 +299,10 @@ impl Session for MqttSession {
         };
         self.flush_group();
         self.settle(now);
+        if self.end.is_none() {
+            // A PUBACK made room within Receive Maximum, and nothing else would call us for what waited for it.
+            self.deliver(now);
+        }
         used
     }
 
@@ -326,15 +343,16 @@ impl Session for MqttSession {
     }
 
     fn wants_input(&self) -> bool {
-        // 3.1.1 has no Receive Maximum to tell: what is beyond it waits in the socket.
+        // 3.1.1 has no Receive Maximum to tell, and not every 5.0 client listens to it: what is beyond it waits in the socket.
+        // Messages whose PUBREC is out do not count here, because their PUBREL is behind them in the same socket.
         let inflight_max = usize::from(self.broker.limits.mqtt_inflight);
-        let untold = self.client.as_ref().is_some_and(|c| c.version == Version::V311);
         self.end.is_none()
             && !self.stopping
             && self.output.len() < OUTPUT_BYTES_MAX
             && self.pending_bytes < PENDING_BYTES_MAX
             && self.pending_messages < PENDING_MESSAGES_MAX
-            && !(untold && self.pending_messages >= inflight_max)
+            && self.pending.len() < PENDING_MAX
+            && self.pending_acks < inflight_max
     }
 
     fn deadline_us(&self) -> Option<u64> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::connect::ALIAS_MAX;
 use super::pending::{ALONE_BYTES, GROUP_BYTES_MAX, GROUP_MESSAGES_MAX, Group, Pending};
-use super::{Incoming, MqttSession};
+use super::{Incoming, MqttSession, Stage};
 use crate::log::{Append, Expect, Refused, StateChange, Submission, Table};
 use crate::model::{Code, End, Now, Record, Topic};
 use crate::mqtt::codec::Ack;
@@ -82,7 +82,7 @@ impl MqttSession {
         self.broker.metrics().duplicates.inc();
         let state = self.client.as_ref().and_then(|c| c.incoming.get(&id)).copied();
         // One that is still on its way gets its PUBREC with the first; one that is being released, its PUBCOMP.
-        if state == Some(Incoming::Stored) {
+        if state.is_some_and(|s| s.stage == Stage::Stored) {
             self.answer(Ack::Pubrec, id, reason::SUCCESS);
         }
     }
@@ -109,6 +109,7 @@ impl MqttSession {
         group.bytes = group.bytes.saturating_add(bytes);
         if qos > 0 {
             group.ids.push(id);
+            self.pending_acks = self.pending_acks.saturating_add(1);
         }
         self.pending_messages = self.pending_messages.saturating_add(1);
         self.pending_bytes = self.pending_bytes.saturating_add(bytes);
@@ -150,7 +151,12 @@ impl MqttSession {
                 value: Some(row::qos2_value()),
             });
         }
-        client.incoming.insert(id, Incoming::Pending);
+        let incoming = Incoming {
+            stage: Stage::Pending,
+            counted: true,
+        };
+        client.incoming.insert(id, incoming);
+        self.pending_acks = self.pending_acks.saturating_add(1);
         self.pending_messages = self.pending_messages.saturating_add(1);
         self.pending_bytes = self.pending_bytes.saturating_add(bytes);
         self.pending.push_back(Pending::Exact {
@@ -167,9 +173,9 @@ impl MqttSession {
         let Some(client) = &mut self.client else { return };
         match client.incoming.entry(id) {
             Entry::Vacant(_) => self.answer(Ack::Pubcomp, id, reason::ID_NOT_FOUND),
-            Entry::Occupied(entry) if *entry.get() == Incoming::Releasing => {}
+            Entry::Occupied(entry) if entry.get().stage == Stage::Releasing => {}
             Entry::Occupied(mut entry) => {
-                entry.insert(Incoming::Releasing);
+                entry.get_mut().stage = Stage::Releasing;
                 // Also with nothing stored an empty submission keeps it behind a message still on its way.
                 let state = (client.expiry_s > 0).then(|| StateChange {
                     table: Table::MqttQos2,
@@ -219,7 +225,7 @@ impl MqttSession {
                 started_us,
                 ..
             } => {
-                self.count_settled(messages, bytes, started_us, now);
+                self.count_settled(messages, ids.len(), bytes, started_us, now);
                 match result {
                     Ok(()) => ids
                         .iter()
@@ -236,7 +242,7 @@ impl MqttSession {
             Pending::Exact {
                 id, bytes, started_us, ..
             } => {
-                self.count_settled(1, bytes, started_us, now);
+                self.count_settled(1, 1, bytes, started_us, now);
                 self.settled_exact(id, result);
             }
             Pending::Release { id, .. } => match result {
@@ -266,10 +272,10 @@ impl MqttSession {
             Err(_) => false,
         };
         if stored {
-            if let Some(state) = client.incoming.get_mut(&id)
-                && *state == Incoming::Pending
+            if let Some(incoming) = client.incoming.get_mut(&id)
+                && incoming.stage == Stage::Pending
             {
-                *state = Incoming::Stored;
+                incoming.stage = Stage::Stored;
             }
             self.write_ack(Ack::Pubrec, id, reason::SUCCESS);
         } else if let Err(refused) = result {
@@ -319,7 +325,7 @@ impl MqttSession {
         let ends = match ack {
             Ack::Puback => true,
             Ack::Pubrec => reason >= reason::UNSPECIFIED,
-            Ack::Pubcomp => client.incoming.remove(&id).is_some(),
+            Ack::Pubcomp => client.incoming.remove(&id).is_some_and(|i| i.counted),
         };
         if ends {
             self.unacknowledged = self.unacknowledged.saturating_sub(1);
@@ -328,7 +334,8 @@ impl MqttSession {
         self.output.put_with(|out| codec.ack(out, ack, id, reason));
     }
 
-    fn count_settled(&mut self, messages: usize, bytes: usize, started_us: u64, now: Now) {
+    fn count_settled(&mut self, messages: usize, acks: usize, bytes: usize, started_us: u64, now: Now) {
+        self.pending_acks = self.pending_acks.saturating_sub(acks);
         self.pending_messages = self.pending_messages.saturating_sub(messages);
         self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
         let waited_us = u32::try_from(now.mono_us.saturating_sub(started_us)).unwrap_or(u32::MAX);

@@ -14,8 +14,8 @@ fn both_versions_share_a_port() {
     let answer = five.send(&connect5("b", true, &[]));
     assert_eq!(answer[0], 0x20);
     assert_eq!(&answer[2..4], [0, 0]);
-    // Receive Maximum 64, Retain Available 0, Shared Subscription Available 0.
-    for property in [&[33, 0, 64][..], &[37, 0], &[42, 0]] {
+    // Receive Maximum 1024, Retain Available 0, Shared Subscription Available 0.
+    for property in [&[33, 4, 0][..], &[37, 0], &[42, 0]] {
         assert!(
             answer.windows(property.len()).any(|w| w == property),
             "{property:?} in {answer:?}"

@@ -145,6 +145,24 @@ fn a_client_gets_no_more_than_its_receive_maximum() {
 }
 
 #[test]
+fn a_puback_brings_the_next_message_though_nobody_polls() {
+    let house = House::new("");
+    let mut publisher = house.connected(&connect4("p", true, 0));
+    let mut subscriber = house.connected(&connect5("s", true, &[&[33, 0, 1]]));
+    subscriber.send(&subscribe5(1, &[], &[("a", 1)]));
+    for id in 1..=3 {
+        publisher.send(&publish4("a", 1, id, "x"));
+    }
+    house.deliver(START);
+    assert_eq!(subscriber.receive(), publish5("a", 1, 1, &[], "x"));
+    for id in 1..=2 {
+        // The driver polls when the waker fires; bytes from the client are no reason to.
+        subscriber.session.input(&puback(id), START);
+        assert_eq!(subscriber.session.output().take(), publish5("a", 1, id + 1, &[], "x"));
+    }
+}
+
+#[test]
 fn a_message_larger_than_the_client_takes_is_dropped_and_counted() {
     let house = House::new("");
     let mut publisher = house.connected(&connect4("p", true, 0));

@@ -116,6 +116,31 @@ fn more_in_flight_than_receive_maximum_is_told() {
 }
 
 #[test]
+fn receive_maximum_starts_anew_with_every_connection() {
+    let house = House::new("[limits]\nmqtt_inflight = 3\n");
+    let connect = connect5("a", false, &[&expiry(3600)]);
+    let mut wire = house.connected(&connect);
+    for id in 1..=3 {
+        wire.send(&publish5("t", 2, id, &[], "x"));
+    }
+    wire.cut(START);
+    let mut wire = house.connected(&connect);
+    // What the last connection left is no part of this one's window, and its PUBCOMPs make it no larger.
+    for id in 4..=5 {
+        wire.send(&publish5("t", 2, id, &[], "x"));
+    }
+    for id in 1..=3 {
+        assert_eq!(wire.send(&pubrel(id)), [0x70, 2, 0, id as u8]);
+    }
+    wire.send(&publish5("t", 2, 6, &[], "x"));
+    assert!(wire.end().is_none());
+    assert_eq!(
+        disconnect_reason(&wire.send(&publish5("t", 2, 7, &[], "x"))),
+        Some(0x93)
+    );
+}
+
+#[test]
 fn a_name_no_topic_can_have_is_refused_by_name() {
     let house = House::new("[[route]]\nmatch = \"#\"\ntopic = \"{mqtt_topic}\"\n");
     let mut wire = house.connected(&connect5("a", true, &[]));
