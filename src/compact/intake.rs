@@ -412,7 +412,7 @@ impl Intake {
             ..Message::default()
         };
         let timestamp_ms = match reading.time {
-            Some(delta) => self.base_ms.saturating_add(delta).max(0),
+            Some(delta) => self.base_ms.saturating_add(delta),
             None => now.wall_ms,
         };
         let routed = self.broker.router.record(&source, message, timestamp_ms);
