@@ -72,6 +72,6 @@ fn the_first_command_of_a_topic_that_was_made_anew_has_another_id() {
     };
     let before = first("open");
     let topic = Topic::parse("commands").unwrap();
-    bench.log.delete_topic(topic, Waker::noop()).take().unwrap().unwrap();
+    bench.log.delete_topic(&topic, Waker::noop()).take().unwrap().unwrap();
     assert_ne!(first("close"), before);
 }
