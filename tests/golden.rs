@@ -392,6 +392,7 @@ fn device_and_broker_say_to_each_other_what_the_vectors_say() {
     m.session.stop(NOW);
     let code = headwater_wire::Code::STOPPING;
     assert_eq!(m.broker_says("stopping"), [Event::Ended(code)]);
+    m.session.gone(NOW);
     m.session = session(&m.broker);
     m.device.connected(m.now_ms);
     m.device_says("hello-again");
