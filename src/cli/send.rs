@@ -72,6 +72,8 @@ struct Summary {
     dropped: u64,
     connects: u64,
     commands: u64,
+    /// The newest that was refused: word of it comes again after a crash.
+    refused_last: u64,
 }
 
 /// Runs the command.
@@ -385,8 +387,10 @@ impl Run<'_> {
                 self.progress_at = Instant::now();
             }
             Event::Acked(_) => self.progress_at = Instant::now(),
+            Event::Refused(sequence, _) if sequence <= self.summary.refused_last => {}
             Event::Refused(sequence, code) => {
                 self.summary.refused += 1;
+                self.summary.refused_last = sequence;
                 eprintln!("headwater: record {sequence} is refused for good: {}", code.name());
             }
             Event::GoBack(_, code, _) => self.last_error = format!("the broker says {}", code.name()),
@@ -395,6 +399,7 @@ impl Run<'_> {
             Event::EpochUsed => {
                 let epoch = fastrand::u32(1..);
                 eprintln!("headwater: the broker knows later records of this epoch; going on in epoch {epoch}");
+                self.summary.refused_last = 0;
                 self.client.queue_mut().set_epoch(epoch);
                 self.client.renew(epoch, self.clock.now_ms());
             }
@@ -432,7 +437,9 @@ impl Run<'_> {
         let summary = &mut self.summary;
         summary.resent = self.client.resent();
         summary.dropped = self.client.dropped();
-        summary.acked = (self.waiting_before + summary.queued).saturating_sub(waiting);
+        // The Ack covers these as well, but they are not stored.
+        let unstored = summary.refused + summary.dropped;
+        summary.acked = (self.waiting_before + summary.queued).saturating_sub(waiting + unstored);
         let (s, mut out) = (&*summary, std::io::stdout().lock());
         let result = if self.args.json {
             let line = serde_json::json!({"device": self.args.device, "queued": s.queued, "acked": s.acked,

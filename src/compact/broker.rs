@@ -1,6 +1,6 @@
 //! What the sessions share: the log, the routes, the keys, and which session a device has now. One lock, held for a look-up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,6 +34,8 @@ struct Shared {
     live: HashMap<Arc<str>, Claim>,
     /// Devices with a row; read from the log when the first new device comes.
     rows: Option<usize>,
+    /// Counted among the rows, and gone before it was known whether theirs is written.
+    unsure: HashSet<Arc<str>>,
     claim_next: u64,
 }
 
@@ -114,8 +116,8 @@ impl Broker {
         ((u128::from(high) << 64) | u128::from(low)).to_le_bytes()
     }
 
-    /// Makes a session the one that has the device; whoever had it learns by its waker.
-    pub(super) fn claim(&self, device: &Arc<str>, waker: &Waker) -> Held {
+    /// Makes a session the one that has the device; whoever had it learns by its waker. `has_row`: the log has one.
+    pub(super) fn claim(&self, device: &Arc<str>, has_row: bool, waker: &Waker) -> Held {
         let taken = Arc::new(AtomicBool::new(false));
         let mut shared = self.shared();
         let number = shared.claim_next;
@@ -126,6 +128,9 @@ impl Broker {
             waker: waker.clone(),
         };
         let old = shared.live.insert(Arc::clone(device), claim);
+        if has_row {
+            shared.unsure.remove(device);
+        }
         drop(shared);
         match old {
             Some(old) => {
@@ -149,9 +154,12 @@ impl Broker {
         }
     }
 
-    /// Whether one more device may have a row, which it then has.
-    pub(super) fn reserve_row(&self) -> bool {
+    /// Whether a device without a row may have one; it is counted from then on.
+    pub(super) fn reserve_row(&self, device: &str) -> bool {
         let mut shared = self.shared();
+        if shared.unsure.remove(device) {
+            return true;
+        }
         let rows = match shared.rows {
             Some(rows) => rows,
             None => match self.log.state_scan(Table::Devices, b"d", self.devices_max) {
@@ -164,10 +172,14 @@ impl Broker {
         free
     }
 
-    /// A reserved row was never written.
-    pub(super) fn return_row(&self) {
+    /// A session ends whose reserved row is not known to be written: it was never submitted, or is on its way.
+    pub(super) fn return_row(&self, device: &Arc<str>, on_its_way: bool) {
         let mut shared = self.shared();
-        shared.rows = shared.rows.map(|rows| rows.saturating_sub(1));
+        if on_its_way {
+            shared.unsure.insert(Arc::clone(device));
+        } else {
+            shared.rows = shared.rows.map(|rows| rows.saturating_sub(1));
+        }
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {

@@ -2,6 +2,9 @@
 //! is carried out. The cursor is stored behind the device's row, so that commands sent while a device sleeps are delivered when
 //! it is back: at least once, in order, as long as they are retained. It is stored within a second of the CommandAck or with
 //! the device's next records, so a crash may deliver a command again, never skip one.
+//!
+//! A command's id is its offset and 16 bits of where that offset is (`id_of`): a device takes an id that it knows for a repeat,
+//! and offsets begin anew when the topic is made anew.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,6 +40,7 @@ pub(super) struct Sending<'a> {
 
 struct Pending {
     id: u64,
+    offset: u64,
     name: String,
     payload: Bytes,
 }
@@ -147,7 +151,7 @@ impl Commands {
         let Some(done) = self.queue.pop_front() else { return };
         let offset = match self.queue.is_empty() {
             true => self.read_next,
-            false => done.id.saturating_add(1),
+            false => done.offset.saturating_add(1),
         };
         if let Some(cursor) = &mut self.cursor {
             cursor.offset = offset;
@@ -226,6 +230,7 @@ impl Commands {
 
     fn take(&mut self, read: &ReadBatches) {
         let from = self.read_next;
+        let salt = self.cursor.as_ref().map_or(0, salt_of);
         for piece in &read.batches {
             for (offset, record) in records(piece) {
                 let ours = record.key.as_deref() == Some(self.device.as_bytes());
@@ -233,7 +238,8 @@ impl Commands {
                     let name = record.headers.iter().find(|h| h.name == "name");
                     let name = name.and_then(|h| h.value.as_deref()).unwrap_or_default();
                     self.queue.push_back(Pending {
-                        id: offset.0,
+                        id: id_of(offset.0, salt),
+                        offset: offset.0,
                         name: String::from_utf8_lossy(name).into_owned(),
                         payload,
                     });
@@ -243,6 +249,21 @@ impl Commands {
         // A read that brings nothing must not be asked again and again.
         self.read_next = read.offset_next.0.max(from.saturating_add(1));
     }
+}
+
+/// What a command is called towards its device.
+fn id_of(offset: u64, salt: u16) -> u64 {
+    offset.wrapping_shl(16) | u64::from(salt)
+}
+
+/// FNV-1a over topic id and partition, folded.
+fn salt_of(cursor: &Cursor) -> u16 {
+    let bytes = cursor.topic_id.into_iter().chain(cursor.partition.to_le_bytes());
+    let hash = bytes.fold(0x811c_9dc5u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    let [a, b, c, d] = hash.to_le_bytes();
+    u16::from_le_bytes([a ^ c, b ^ d])
 }
 
 /// The records of a piece that may hold several batches. What does not parse is passed over: the log has checked it already.

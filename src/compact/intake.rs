@@ -53,6 +53,9 @@ pub(super) struct Intake {
     /// The row after everything submitted, and its bytes as the log has them then.
     row: Row,
     present: Option<Vec<u8>>,
+    /// The epoch of the row that the log had last: another than this and ours is a newer queue's.
+    found_epoch: Option<u32>,
+    superseded: bool,
     /// A row was reserved and is not stored yet.
     reserved: bool,
     /// The sequence that may come next.
@@ -121,6 +124,8 @@ impl Intake {
             base_ms: now.wall_ms,
             row: Row::default(),
             present: None,
+            found_epoch: stored.as_deref().and_then(Row::decode).map(|row| row.epoch),
+            superseded: false,
             reserved,
             next: 1,
             acked: 0,
@@ -145,6 +150,11 @@ impl Intake {
 
     pub(super) fn wants_input(&self) -> bool {
         self.inflight_bytes < INFLIGHT_BYTES_MAX && self.failed.is_none()
+    }
+
+    /// Whether the device is known to go on in another session, with a queue in another epoch.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.superseded
     }
 
     pub(super) fn answer(&mut self) -> Option<Answer> {
@@ -286,6 +296,7 @@ impl Intake {
         let metrics = self.broker.metrics();
         metrics.stored.inc_by(flight.records);
         self.reserved = false;
+        self.found_epoch = Some(self.epoch);
         if flight.lost > 0 {
             metrics.gaps.inc();
             metrics.lost.inc_by(flight.lost);
@@ -310,6 +321,12 @@ impl Intake {
                 return;
             }
         };
+        let epoch = stored.as_deref().and_then(Row::decode).map(|row| row.epoch);
+        if epoch.is_some_and(|epoch| epoch != self.epoch && Some(epoch) != self.found_epoch) {
+            // To write ours over it would let the newer queue's records in a second time.
+            self.superseded = true;
+            return;
+        }
         self.rebase(stored);
         let code = failed.refused.code;
         match code {
@@ -412,7 +429,7 @@ impl Intake {
             ..Message::default()
         };
         let timestamp_ms = match reading.time {
-            Some(delta) => self.base_ms.saturating_add(delta).max(0),
+            Some(delta) => self.base_ms.saturating_add(delta),
             None => now.wall_ms,
         };
         let routed = self.broker.router.record(&source, message, timestamp_ms);

@@ -292,7 +292,7 @@ impl CompactSession {
             }
         };
         let reserved = stored.is_none();
-        if reserved && !self.broker.reserve_row() {
+        if reserved && !self.broker.reserve_row(&greeting.device) {
             return self.bye(
                 Code::TOO_MANY_DEVICES,
                 "one device more than limits.compact_devices allows",
@@ -302,7 +302,7 @@ impl CompactSession {
             .as_deref()
             .and_then(Row::decode)
             .map_or(0, |row| row.last_of(greeting.epoch));
-        let held = self.broker.claim(&greeting.device, &self.waker);
+        let held = self.broker.claim(&greeting.device, !reserved, &self.waker);
         let intake = Intake::new(
             Arc::clone(&self.broker),
             Arc::clone(&greeting.device),
@@ -338,9 +338,19 @@ impl CompactSession {
             open.commands.store(&self.waker);
         }
         if open.intake.reserved() {
-            self.broker.return_row();
+            self.broker.return_row(&open.device, open.intake.has_flights());
         }
         self.broker.release(&open.device, &open.held);
+    }
+
+    /// Whether another session has the device; then this one takes nothing more in, and says so.
+    fn is_superseded(&mut self) -> bool {
+        let Some(open) = &self.open else { return false };
+        if open.held.is_taken() || open.intake.is_superseded() {
+            self.bye(Code::TAKEN_OVER, "a newer session of the same device took over");
+            return true;
+        }
+        false
     }
 
     /// Commits looked at, answers and commands written.
@@ -352,8 +362,13 @@ impl CompactSession {
             self.heard_us = now.mono_us;
         }
         open.intake.poll(now);
-        // A refusal may have left something to store.
-        open.intake.submit(&self.waker, now);
+        if self.is_superseded() {
+            return;
+        }
+        if let Some(open) = &mut self.open {
+            // A refusal may have left something to store.
+            open.intake.submit(&self.waker, now);
+        }
         while let Some(answer) = self.open.as_mut().and_then(|open| open.intake.answer()) {
             self.send(&match answer {
                 Answer::Ack(sequence) => Message::Ack(sequence),
@@ -395,6 +410,9 @@ impl CompactSession {
 
 impl Session for CompactSession {
     fn input(&mut self, bytes: &[u8], now: Now) -> usize {
+        if self.is_superseded() {
+            return bytes.len();
+        }
         let mut used = 0usize;
         while self.end.is_none() && self.hello.is_none() {
             let rest = bytes.get(used..).unwrap_or_default();
@@ -432,14 +450,17 @@ impl Session for CompactSession {
         if self.end.is_some() {
             return;
         }
+        if self.is_superseded() {
+            return;
+        }
         self.pump(now);
         if self.hello.is_some() {
             self.greet(now);
             self.pump(now);
         }
         let flights = self.open.as_ref().is_some_and(|open| open.intake.has_flights());
-        if self.open.as_ref().is_some_and(|open| open.held.is_taken()) {
-            self.bye(Code::TAKEN_OVER, "a newer session of the same device took over");
+        if self.is_superseded() || self.end.is_some() {
+            // It has said so.
         } else if self.stopping && !flights {
             self.bye(Code::STOPPING, "");
         } else if self.open.is_none() && now.mono_us >= self.handshake_us {
@@ -486,7 +507,8 @@ impl Session for CompactSession {
 
     fn gone(&mut self, now: Now) {
         if let Some(open) = &mut self.open {
-            open.intake.submit(Waker::noop(), now);
+            // What is committed already tells whether the device has a row now.
+            open.intake.poll(now);
         }
         self.close();
     }

@@ -17,6 +17,10 @@ def configuration(upstream):
 [node]
 name = "gw-1"
 
+# Most of the readings are older than any retention.
+[topic_defaults]
+retention_time = "unlimited"
+
 [[route]]
 match = "device/+id/+table/#"
 topic = "device-{{table}}"
@@ -31,6 +35,17 @@ bootstrap = ["{upstream}"]
 topics = ["*"]
 topic_name = "{{topic}}"
 """
+
+
+def keep_for_ever(bootstrap):
+    """Kafka's retention goes by the records' times as well."""
+    from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+
+    entry = ConfigEntry("log.retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)
+    broker = ConfigResource(ConfigResource.Type.BROKER, "1", incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for done in admin.incremental_alter_configs([broker]).values():
+        done.result(10)
 
 
 def by_key(records):
@@ -96,6 +111,7 @@ class Input(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.kafka = cls.enterClassContext(RealKafka())
+        keep_for_ever(cls.kafka.bootstrap)
         cls.broker = cls.enterClassContext(Broker(configuration(cls.kafka.bootstrap)))
         cls.tables = {name: read() for name, read in tables.TABLES.items()}
 

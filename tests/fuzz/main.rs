@@ -3,6 +3,7 @@
 //! `HEADWATER_FUZZ_SECONDS` (2 when unset); seed: `HEADWATER_FUZZ_SEED`.
 
 mod batch;
+mod compact;
 mod engine;
 mod kafka;
 mod mqtt;

@@ -6,8 +6,11 @@
 //! entry   length u32 of the body, CRC-32C of the body, body            little-endian
 //! body    1, sequence u64, has time u8, time i64, channel length u8, channel, payload      a record
 //!         2, sequence u64                                                                  everything up to it is acknowledged
+//!         3, epoch u32                                                                     what waits counts from 1 in this epoch
 //! ```
-//! A torn entry at the end was never sent: it is cut off. The file is written anew once nothing in it waits.
+//! A torn entry at the end was never sent: it is cut off. The file is written anew once nothing in it waits; it then begins with
+//! an entry of kind 2. One that has no entry at all was torn in that moment: how far its epoch was used is not known, so that it
+//! gets a new one.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -66,13 +69,13 @@ impl HostQueue {
         let mut content = Vec::new();
         file.read_to_end(&mut content)?;
         let mut queue = Self::volatile(epoch);
-        if content.len() < 8 {
+        if !MAGIC.starts_with(content.get(..4).unwrap_or(&content)) {
+            return Err(io::Error::other("this is no queue of headwater send"));
+        }
+        if content.get(8..).and_then(entry).is_none() {
             queue.file = Some(file);
             queue.begin_file()?;
             return Ok(queue);
-        }
-        if &content[..4] != MAGIC {
-            return Err(io::Error::other("this is no queue of headwater send"));
         }
         queue.epoch = u32::from_le_bytes([content[4], content[5], content[6], content[7]]);
         let mut at = 8;
@@ -121,10 +124,6 @@ impl HostQueue {
         self.pending.extend_from_slice(&self.epoch.to_le_bytes());
         let last = self.first - 1;
         self.log(&ack(last));
-        for at in 0..self.records.len() {
-            let body = record(self.first + at as u64, &self.records[at]);
-            self.log(&body);
-        }
         if let Some(file) = &mut self.file {
             file.set_len(0)?;
             file.seek(SeekFrom::Start(0))?;
@@ -145,15 +144,20 @@ impl HostQueue {
                 .and_then(|b| b.try_into().ok())
                 .map(u64::from_le_bytes)
         };
-        let Some(sequence) = number(1) else { return };
-        match (body[0], number(10)) {
-            (2, _) => {
+        match (body[0], number(1), number(10)) {
+            (2, Some(sequence), _) => {
                 self.drop_until(sequence);
                 if self.records.is_empty() {
                     self.first = self.first.max(sequence + 1);
                 }
             }
-            (1, Some(time)) if body.len() > 18 => {
+            (3, ..) => {
+                if let Some(epoch) = body.get(1..).and_then(|b| b.try_into().ok()) {
+                    self.epoch = u32::from_le_bytes(epoch);
+                    self.first = 1;
+                }
+            }
+            (1, _, Some(time)) if body.len() > 18 => {
                 let channel_end = 19 + usize::from(body[18]);
                 let channel = body
                     .get(19..channel_end)
@@ -243,7 +247,8 @@ impl Queue for HostQueue {
     fn renumber(&mut self) {
         self.first = 1;
         if self.file.is_some() {
-            let _ = self.begin_file();
+            let epoch = self.epoch.to_le_bytes();
+            self.log(&[3, epoch[0], epoch[1], epoch[2], epoch[3]]);
         }
     }
 }
@@ -311,6 +316,35 @@ mod tests {
         let queue = HostQueue::open(&path, 43).unwrap();
         assert_eq!((queue.first(), queue.next()), (4, 4));
         drop(queue);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_waits_goes_on_in_a_new_epoch_and_a_file_without_an_entry_gets_one() {
+        let path = std::env::temp_dir().join(format!("headwater-send-epoch-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let mut queue = HostQueue::open(&path, 42).unwrap();
+        for payload in [b"a", b"b", b"c"] {
+            queue.push(reading(payload)).unwrap();
+        }
+        queue.release(1);
+        queue.set_epoch(77);
+        queue.renumber();
+        assert_eq!(queue.push(reading(b"d")), Ok(3));
+        queue.sync().unwrap();
+        drop(queue);
+        let mut queue = HostQueue::open(&path, 43).unwrap();
+        assert_eq!((queue.epoch(), queue.first(), queue.next()), (77, 1, 4));
+        assert_eq!(queue.read(1), Some(reading(b"b")));
+        assert_eq!(queue.read(3), Some(reading(b"d")));
+        drop(queue);
+        // Nothing behind the header: nobody knows how many sequences of epoch 77 were given.
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(8).unwrap();
+        let queue = HostQueue::open(&path, 44).unwrap();
+        assert_eq!((queue.epoch(), queue.next()), (44, 1));
+        drop(queue);
+        std::fs::write(&path, "another file").unwrap();
+        assert!(HostQueue::open(&path, 45).is_err());
         std::fs::remove_file(&path).unwrap();
     }
 }

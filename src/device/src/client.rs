@@ -63,6 +63,7 @@ impl<'k, Q: Queue, const FRAME: usize> Client<'k, Q, FRAME> {
     #[cfg(feature = "psk")]
     pub fn with_key(mut self, key: &'k [u8]) -> Self {
         self.key = Some(key);
+        self.state.has_key = true;
         self
     }
 

@@ -1,11 +1,3 @@
-#![no_std]
-#![deny(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::panic
-)]
 //! A device on headwater's compact protocol: a queue, and a session that resends until every record is stored. No std, no
 //! alloc; time and transport are the caller's. Depends on `headwater-wire` alone.
 //!
@@ -14,7 +6,7 @@
 //! let mut client = Client::<_, 256>::new("pump-7", epoch, queue);
 //! client.connected(now_ms);
 //! loop {
-//!     client.push(Some(now_ms), "temperature", b"21.5")?;     // or Full: wait, or drop_oldest
+//!     client.push(Some(now_ms), "temperature", b"21.5")?;     // or Full: wait, or queue_mut().push_dropping
 //!     match client.poll(&mut uart, now_ms)? { Some(Event::Command(id)) => ..., _ => ... }
 //! }
 //! ```
@@ -24,6 +16,15 @@
 //!
 //! The **epoch** names one life of the queue. A queue in RAM takes a new one at every boot (a boot counter, or a random
 //! number); a queue that survives keeps its epoch and its sequence numbers.
+
+#![no_std]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::panic
+)]
 
 mod client;
 mod queue;

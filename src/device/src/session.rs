@@ -15,14 +15,16 @@ pub enum Event {
     Refused(u64, Code),
     /// The broker wants everything from this sequence on again, after so many milliseconds.
     GoBack(u64, Code, u32),
-    /// A command came; `Client::command` has it, `Client::command_done` acknowledges it.
+    /// A command came; `Client::command` has it, `Client::command_done` acknowledges it. Until then it comes again every few
+    /// seconds.
     Command(u64),
     /// The broker's clock was read; `Client::broker_time` has it.
     Time,
     /// The broker knows a later sequence of this epoch than the queue ever gave: the queue is not what the epoch says. Nothing
     /// is sent until `Client::renew` gives a new epoch.
     EpochUsed,
-    /// The session is over, with the broker's reason. `Client::connected` begins the next one.
+    /// The session is over, with the broker's reason, or with `NOT_AUTHORIZED` because it asks for a proof and this client has no
+    /// key. `Client::connected` begins the next one.
     Ended(Code),
     /// The transport came to its end. `Client::connected` begins the next session.
     HungUp,
@@ -75,6 +77,8 @@ pub(crate) struct State {
     pub(crate) sent: u64,
     pub(crate) window: u32,
     pub(crate) frame_bytes_max: usize,
+    /// Whether there is a key to answer a challenge with.
+    pub(crate) has_key: bool,
     pub(crate) nonce: Option<[u8; headwater_wire::NONCE_BYTES]>,
     pub(crate) pong: Option<u32>,
     pub(crate) command_ack: Option<u64>,
@@ -102,6 +106,7 @@ impl State {
             sent: 0,
             window: 1,
             frame_bytes_max: headwater_wire::FRAME_BYTES_MIN,
+            has_key: false,
             nonce: None,
             pong: None,
             command_ack: None,
@@ -162,6 +167,11 @@ impl State {
     pub(crate) fn message<Q: Queue>(&mut self, message: Message<'_>, queue: &mut Q, now_ms: i64) -> Option<Event> {
         self.heard_ms = now_ms;
         match message {
+            Message::Challenge(_) if self.phase == Phase::Greeting && !self.has_key => {
+                // Hello again would only bring the next challenge.
+                self.phase = Phase::Closed;
+                Some(Event::Ended(Code::NOT_AUTHORIZED))
+            }
             Message::Challenge(nonce) if self.phase == Phase::Greeting => {
                 self.nonce = Some(nonce);
                 self.hello_due_ms = now_ms;

@@ -1,5 +1,5 @@
 //! The compact protocol of headwater: frames, messages, limits. No std, no alloc, no panic on a peer's bytes. The specification,
-//! byte by byte, is `src/manual/compact.md`; this crate is one reading of it, `tests/compact_decoder.py` another.
+//! byte by byte, is `src/manual/compact.md`; this crate is one reading of it, `tests/golden/decode.py` another.
 //!
 //! ```text
 //! frame:    COBS( message, CRC-32 little-endian ) 0x00
@@ -39,6 +39,8 @@ pub use receiver::Receiver;
 
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u8 = 1;
+/// Largest sequence that a device may give: what counts on from one can then never overflow.
+pub const SEQUENCE_MAX: u64 = (1 << 63) - 1;
 /// Longest device id, bytes of UTF-8; the shortest is 1.
 pub const DEVICE_BYTES_MAX: usize = 64;
 /// Longest channel or command name, bytes of UTF-8.

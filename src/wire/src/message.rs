@@ -14,7 +14,7 @@
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{CHANNEL_BYTES_MAX, Code, DEVICE_BYTES_MAX, NONCE_BYTES, PROOF_BYTES, VERSION, WireError};
+use crate::{CHANNEL_BYTES_MAX, Code, DEVICE_BYTES_MAX, NONCE_BYTES, PROOF_BYTES, SEQUENCE_MAX, VERSION, WireError};
 
 /// Opens a session; may come again at any time, which restarts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,21 +209,22 @@ impl<'a> Message<'a> {
     /// Whether every field is within its limits; encoding checks it too.
     pub(crate) fn check(&self) -> Result<(), WireError> {
         let ok = |holds: bool, field| if holds { Ok(()) } else { Err(WireError::Limit(field)) };
+        let in_range = |sequence| (1..=SEQUENCE_MAX).contains(&sequence);
         match self {
             Self::Hello(hello) => {
                 ok((1..=DEVICE_BYTES_MAX).contains(&hello.device.len()), "device")?;
                 ok(!hello.device.chars().any(char::is_control), "device")?;
-                ok(hello.next != 0, "next")
+                ok(in_range(hello.next), "next")
             }
             Self::Publish(publish) => {
-                ok(publish.sequence != 0, "sequence")?;
+                ok(in_range(publish.sequence), "sequence")?;
                 ok((1..=CHANNEL_BYTES_MAX).contains(&publish.channel.len()), "channel")
             }
             Self::PublishBatch(batch) => {
-                ok(batch.sequence != 0, "sequence")?;
+                ok(in_range(batch.sequence), "sequence")?;
                 ok(!batch.entries.0.is_empty(), "entries")
             }
-            Self::Skip(next) => ok(*next != 0, "next"),
+            Self::Skip(next) => ok(in_range(*next), "next"),
             Self::Command(command) => ok(command.name.len() <= CHANNEL_BYTES_MAX, "name"),
             _ => Ok(()),
         }
