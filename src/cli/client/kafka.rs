@@ -196,6 +196,15 @@ impl KafkaClient {
         Ok(answer.topics.into_iter().map(topic).collect())
     }
 
+    /// Host and port of every broker, as it tells clients to connect to.
+    pub fn brokers(&mut self) -> Result<Vec<(String, u16)>, KafkaError> {
+        let answer = self.call(8, &MetadataRequest::default().with_topics(Some(Vec::new())))?;
+        let broker = |b: kafka_protocol::messages::metadata_response::MetadataResponseBroker| {
+            (b.host.to_string(), u16::try_from(b.port).unwrap_or_default())
+        };
+        Ok(answer.brokers.into_iter().map(broker).collect())
+    }
+
     /// One topic that must be there.
     pub fn topic(&mut self, name: &str, create: bool) -> Result<TopicMetadata, KafkaError> {
         let found = self
