@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::super::Failure;
 use super::super::broker::get;
+use super::super::client::dial;
 use super::super::client::kafka::{KafkaClient, KafkaError};
 use super::account::{Arrival, Stored};
 use super::link::Link;
@@ -41,6 +42,15 @@ impl Centre {
             ))
         })?;
         let here = link.address().port();
+        for (host, port) in brokers.iter().filter(|(_, port)| *port != here) {
+            let (named, bound) = (format!("{host}:{port}"), Duration::from_secs(3));
+            dial(&named, bound).map_err(|error| {
+                Failure::absent(format!(
+                    "the Apache Kafka at {address} tells clients to connect to {named}, which fails: {error}. \
+                     Try: --link-port {port}, if that port is free for the link"
+                ))
+            })?;
+        }
         Ok(Self {
             address: address.to_owned(),
             topic: format!("headwater-demo-{:08x}-{topic}", fastrand::u32(..)),

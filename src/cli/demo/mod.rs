@@ -30,14 +30,14 @@ const TOPIC: &str = "telemetry";
 /// How long the broker stays dead.
 const DEAD: Duration = Duration::from_millis(700);
 /// Bounds of what should take a moment.
-const LAST_ACKS: Duration = Duration::from_secs(10);
-const LAST_ARRIVALS: Duration = Duration::from_secs(15);
+const LAST_ACKS: Duration = Duration::from_secs(8);
+const LAST_ARRIVALS: Duration = Duration::from_secs(10);
 
 /// `headwater demo`
 #[derive(Args)]
 pub(super) struct Demo {
     /// Seconds for which readings are fed
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=40))]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=30))]
     seconds: u32,
     /// Also forward to this real Apache Kafka, over a link that is cut for a while
     #[arg(long, value_name = "HOST:PORT")]
@@ -172,7 +172,7 @@ impl Story {
             ))?;
         }
         if let Some(centre) = &self.centre {
-            say(&format!("   in Apache Kafka are {} already", centre.count()?))?;
+            say(&format!("   {} of them are in Apache Kafka already", centre.count()?))?;
         }
         Ok(())
     }
@@ -199,6 +199,11 @@ impl Story {
         let pid = self.broker.pid();
         self.headline(&format!("kill -9 {pid}, while readings flow"))?;
         self.broker.alive()?;
+        // The worst moment is the one that shows something: when readings have no answer yet.
+        let bound = Bound::new(feed::ROUND * 2);
+        while self.progress().0 == self.progress().1 && !bound.is_past() {
+            std::thread::sleep(Duration::from_micros(50));
+        }
         self.broker
             .kill()
             .map_err(|error| Failure::failed(format!("the broker cannot be killed: {error}")))?;
@@ -234,7 +239,11 @@ impl Story {
         let behind = centre::status(&self.broker.at.http)?.lag_records;
         centre.link().mend();
         let bound = Bound::new(LAST_ARRIVALS);
-        while centre::status(&self.broker.at.http)?.lag_records > behind / 10 && !bound.is_past() {
+        // Readings go on: it has caught up when only the newest are missing.
+        while centre::status(&self.broker.at.http)?.lag_records > behind / 10 {
+            if bound.is_past() {
+                return Err(self.late()?);
+            }
             self.pause(Duration::from_millis(20))?;
         }
         say(&format!(
@@ -294,12 +303,20 @@ impl Story {
         Ok(account)
     }
 
-    fn compare(&self, stored: &[Stored]) -> Result<Option<Arrival>, Failure> {
-        let Some(centre) = &self.centre else { return Ok(None) };
+    fn compare(&mut self, stored: &[Stored]) -> Result<Option<Arrival>, Failure> {
+        if self.centre.is_none() {
+            return Ok(None);
+        }
         let bound = Bound::new(LAST_ARRIVALS);
-        while centre::status(&self.broker.at.http)?.lag_records > 0 && !bound.is_past() {
+        while centre::status(&self.broker.at.http)?.lag_records > 0 {
+            if bound.is_past() {
+                return Err(self.late()?);
+            }
             self.pause(Duration::from_millis(20))?;
         }
+        let Some(centre) = &self.centre else {
+            return Ok(None);
+        };
         let arrival = centre.compare(stored)?;
         say("")?;
         say(&row(
@@ -315,6 +332,14 @@ impl Story {
             ))?;
         }
         Ok(Some(arrival))
+    }
+
+    /// The records do not reach the centre in time: no loss, they are here.
+    fn late(&self) -> Result<Failure, Failure> {
+        let status = centre::status(&self.broker.at.http)?;
+        let why = status.last_error.unwrap_or_else(|| "it gives no reason".to_owned());
+        let text = format!("Apache Kafka is still {} records behind: {why}", status.lag_records);
+        Ok(Failure::failed(text))
     }
 
     /// Ends the broker as it wants to be ended, and has its directory verified.
@@ -349,8 +374,9 @@ impl Story {
         self.feeders.as_mut().map_or(Ok(true), Feeders::ended)
     }
 
-    /// An error when somebody wants the demo to end.
-    fn watch(&self) -> Result<(), Failure> {
+    /// An error when somebody wants the demo to end, or when the broker has ended by itself.
+    fn watch(&mut self) -> Result<(), Failure> {
+        self.broker.alive()?;
         match self.interrupted.load(Ordering::Acquire) {
             true => Err(Failure::failed(
                 "interrupted; the broker of the demo is gone, its data too",
@@ -360,7 +386,7 @@ impl Story {
     }
 
     /// Lets time pass; what the demo shows takes place meanwhile.
-    fn pause(&self, time: Duration) -> Result<(), Failure> {
+    fn pause(&mut self, time: Duration) -> Result<(), Failure> {
         const LOOK: Duration = Duration::from_millis(20);
         let until = Instant::now() + time;
         loop {

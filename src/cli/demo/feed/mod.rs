@@ -45,12 +45,13 @@ impl Feeders {
     /// Begins to feed the broker at these addresses.
     pub(super) fn start(at: &Addresses) -> Self {
         let orders = Arc::new(Orders::default());
-        let feeder = |way: Way| {
+        let feeder = |(turn, way): (u32, Way)| {
             let ledger = Arc::new(Mutex::new(Ledger::new(way)));
             let source = Source {
                 orders: Arc::clone(&orders),
                 ledger: Arc::clone(&ledger),
-                next_round: Instant::now(),
+                // One after the other, so that a kill at any moment meets one of them.
+                next_round: Instant::now() + ROUND / 3 * turn,
             };
             let at = at.clone();
             let thread = std::thread::spawn(move || match way {
@@ -64,7 +65,7 @@ impl Feeders {
                 thread: Some(thread),
             }
         };
-        let feeders = Way::ALL.map(feeder).into();
+        let feeders = (0..).zip(Way::ALL).map(feeder).collect();
         Self { orders, feeders }
     }
 
@@ -128,7 +129,7 @@ impl Source {
         if self.is_ending() || Instant::now() < self.next_round {
             return;
         }
-        self.next_round = Instant::now() + ROUND;
+        self.next_round += ROUND;
         let readings = sensors::read();
         let mut ledger = lock(&self.ledger);
         backlog.extend(readings.iter().map(|reading| ledger.enter(reading)));
