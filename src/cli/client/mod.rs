@@ -2,7 +2,7 @@
 
 pub mod kafka;
 pub mod mqtt;
-mod mqtt_packet;
+pub(super) mod mqtt_packet;
 #[cfg(test)]
 mod tests;
 

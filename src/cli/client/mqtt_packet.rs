@@ -13,7 +13,7 @@ use super::mqtt::{Level, Message, MqttOptions};
 
 /// A packet from the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Packet {
+pub(in crate::cli) enum Packet {
     ConnAck { session_present: bool, code: u8 },
     Publish { message: Message, id: Option<u16> },
     PubAck { id: u16, code: u8 },
@@ -26,16 +26,16 @@ pub(super) enum Packet {
 }
 
 /// The packet kinds that only carry an id.
-pub(super) const PUBACK: u8 = 0x40;
-pub(super) const PUBREC: u8 = 0x50;
-pub(super) const PUBREL: u8 = 0x62;
-pub(super) const PUBCOMP: u8 = 0x70;
+pub(in crate::cli) const PUBACK: u8 = 0x40;
+pub(in crate::cli) const PUBREC: u8 = 0x50;
+pub(in crate::cli) const PUBREL: u8 = 0x62;
+pub(in crate::cli) const PUBCOMP: u8 = 0x70;
 /// Fixed headers of packets without a body.
-pub(super) const PINGREQ: [u8; 2] = [0xc0, 0];
-pub(super) const DISCONNECT: [u8; 2] = [0xe0, 0];
+pub(in crate::cli) const PINGREQ: [u8; 2] = [0xc0, 0];
+pub(in crate::cli) const DISCONNECT: [u8; 2] = [0xe0, 0];
 
 /// CONNECT.
-pub(super) fn connect(options: &MqttOptions, clean_start: bool) -> Vec<u8> {
+pub(in crate::cli) fn connect(options: &MqttOptions, clean_start: bool) -> Vec<u8> {
     let mut body = Vec::new();
     put_text(&mut body, "MQTT");
     body.push(match options.level {
@@ -55,7 +55,7 @@ pub(super) fn connect(options: &MqttOptions, clean_start: bool) -> Vec<u8> {
 }
 
 /// PUBLISH. A QoS above 0 has an id.
-pub(super) fn publish(level: Level, topic: &str, payload: &[u8], qos: u8, id: u16, dup: bool) -> Vec<u8> {
+pub(in crate::cli) fn publish(level: Level, topic: &str, payload: &[u8], qos: u8, id: u16, dup: bool) -> Vec<u8> {
     let mut body = Vec::with_capacity(payload.len().saturating_add(topic.len()).saturating_add(8));
     put_text(&mut body, topic);
     if qos > 0 {
@@ -69,12 +69,12 @@ pub(super) fn publish(level: Level, topic: &str, payload: &[u8], qos: u8, id: u1
 }
 
 /// PUBACK, PUBREC, PUBREL or PUBCOMP with success, which MQTT 5 lets out.
-pub(super) fn acknowledge(kind: u8, id: u16) -> Vec<u8> {
+pub(in crate::cli) fn acknowledge(kind: u8, id: u16) -> Vec<u8> {
     framed(kind, &id.to_be_bytes())
 }
 
 /// SUBSCRIBE to one filter.
-pub(super) fn subscribe(level: Level, id: u16, filter: &str, qos: u8) -> Vec<u8> {
+pub(in crate::cli) fn subscribe(level: Level, id: u16, filter: &str, qos: u8) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
     if level == Level::V5 {
         body.push(0);
@@ -106,7 +106,7 @@ fn framed(first: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// The first packet in `bytes` and how many it takes; `None` while it is not all there.
-pub(super) fn decode(level: Level, bytes: &[u8]) -> Result<Option<(Packet, usize)>, String> {
+pub(in crate::cli) fn decode(level: Level, bytes: &[u8]) -> Result<Option<(Packet, usize)>, String> {
     let Some((first, rest)) = bytes.split_first() else {
         return Ok(None);
     };
