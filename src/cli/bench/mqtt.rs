@@ -203,7 +203,7 @@ impl Answers {
     /// The next packet, if it was read already.
     fn there(&mut self) -> io::Result<Option<Packet>> {
         let rest = self.input.get(self.at..).unwrap_or_default();
-        let decoded = packet::decode(Level::V311, rest);
+        let decoded = packet::decode(rest);
         let found = decoded.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
         Ok(found.map(|(packet, used)| {
             self.at += used;

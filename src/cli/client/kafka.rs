@@ -126,10 +126,6 @@ pub struct TopicMetadata {
 pub struct Fetched {
     /// Which partition.
     pub partition: Partition,
-    /// First offset still there.
-    pub log_start: Offset,
-    /// The offset that the next record gets.
-    pub high_watermark: Offset,
     /// Records from the offset asked for on, with their offsets.
     pub records: Vec<(Offset, Record)>,
     /// Where to go on.
@@ -287,8 +283,6 @@ impl KafkaClient {
             let (records, next) = unpack(part.records.unwrap_or_default(), offset)?;
             fetched.push(Fetched {
                 partition,
-                log_start: Offset::from_kafka(part.log_start_offset).unwrap_or_default(),
-                high_watermark: Offset::from_kafka(part.high_watermark).unwrap_or_default(),
                 records,
                 next,
             });

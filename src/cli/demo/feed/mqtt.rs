@@ -24,7 +24,10 @@ pub(super) fn feed(mut source: Source, address: &str, name: &str, qos: u8) -> Re
                 let options = MqttOptions::new(address, format!("demo-{name}"), Level::V5);
                 MqttClient::connect(options).map(|fresh| client = Some(fresh))
             }
-            Some(client) if !connected => client.reconnect(),
+            Some(client) if !connected => client.reconnect().and_then(|()| match client.session_present() {
+                true => Ok(()),
+                false => Err(MqttError::Protocol("the broker forgot the session".to_owned())),
+            }),
             Some(client) => {
                 let next = if client.unacked() < WINDOW {
                     backlog.pop_front()
@@ -46,7 +49,7 @@ pub(super) fn feed(mut source: Source, address: &str, name: &str, qos: u8) -> Re
                             number.into_iter().for_each(|number| source.ack(number));
                             Ok(())
                         }
-                        Event::Message(_) | Event::Idle => Ok(()),
+                        Event::Idle => Ok(()),
                     }),
                 }
             }
@@ -61,5 +64,7 @@ pub(super) fn feed(mut source: Source, address: &str, name: &str, qos: u8) -> Re
             Err(error) => return Err(error.to_string()),
         };
     }
+    // Everything is acknowledged: a goodbye that fails changes nothing.
+    let _ = client.map(MqttClient::disconnect);
     Ok(())
 }
