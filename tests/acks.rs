@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use headwater::config::{Config, Env, Listener, Protocol};
-use headwater::log::{Log, OpenOptions, Writer};
+use headwater::log::{Log, OpenOptions, Opening, Writer};
 use headwater::metrics::Metrics;
 use headwater::model::{Now, Peer, Session};
 use headwater::mqtt::Broker;
@@ -39,7 +39,7 @@ impl Directory {
             now: NOW,
             store_id: [7; 16],
         };
-        let (log, writer, _reader) = Log::open(options).expect("a log");
+        let Opening { log, writer, .. } = Log::open(options).expect("a log");
         (log, writer)
     }
 }

@@ -150,6 +150,7 @@ impl App {
     }
 
     fn scraped(&self) -> Answer {
+        self.log.measure();
         Answer {
             status: StatusCode::OK,
             kind: "application/openmetrics-text; version=1.0.0; charset=utf-8",

@@ -12,7 +12,6 @@ use crate::model::batch::Batch;
 use crate::model::compression::Inflater;
 
 use super::depot::{self, DATABASE, Identity, OpenError, held_by};
-use super::disk::CopyOnWriteDisk;
 use super::layout::{BatchEntry, Directory, Fields, PartitionKey};
 use super::load::{directories, topic_rows};
 use super::partition::{Indexed, SEGMENT};
@@ -136,6 +135,7 @@ pub fn check(directory: &Path) -> Result<CheckReport, CheckError> {
     };
     File::open(&file).map_err(unusable)?;
     let mut checker = Checker {
+        directory: directory.into(),
         report: CheckReport {
             file,
             set_aside: depot::set_aside(directory),
@@ -153,6 +153,7 @@ pub fn check(directory: &Path) -> Result<CheckReport, CheckError> {
 }
 
 struct Checker {
+    directory: PathBuf,
     report: CheckReport,
     topics: BTreeMap<u32, TopicRow>,
     starts: BTreeMap<PartitionKey, u64>,
@@ -169,10 +170,10 @@ struct Place {
 impl Checker {
     fn look(&mut self) -> Result<(), StoreError> {
         // Every page first; where that fails, what can be read is still looked at.
-        if let Err(error) = self.open(true) {
+        if let Err(error) = open(&self.directory, true) {
             self.report.unread.push(format!("pages of the database: {error}"));
         }
-        let store = self.open(false)?;
+        let store = open(&self.directory, false)?;
         let Identity { generation, .. } = depot::identity(&store)?;
         self.report.generation = generation;
         self.topics = topic_rows(&store)?;
@@ -182,23 +183,13 @@ impl Checker {
             Ok(true)
         });
         self.note("log start offsets", starts);
-        let store = self.open(false)?;
+        let store = open(&self.directory, false)?;
         let journal = self.journal(&store, &mut places);
         self.note("the journal", journal);
-        let store = self.open(false)?;
+        let store = open(&self.directory, false)?;
         let segments = self.segments(&store, &mut places);
         self.note("the segments' directory", segments);
         self.partitions(places)
-    }
-
-    fn open(&self, verify: bool) -> Result<RedbStore, StoreError> {
-        let io = |error: std::io::Error| StoreError::Io(error.to_string());
-        let file = File::open(&self.report.file).map_err(io)?;
-        if file.metadata().map_err(io)?.len() == 0 {
-            return Err(StoreError::Damaged("the database is an empty file".into()));
-        }
-        let disk = CopyOnWriteDisk::new(file).map_err(io)?;
-        RedbStore::open(Box::new(disk), CACHE_BYTES, verify)
     }
 
     fn note(&mut self, what: &str, result: Result<(), StoreError>) {
@@ -256,7 +247,7 @@ impl Checker {
     }
 
     fn partitions(&mut self, mut places: BTreeMap<PartitionKey, Vec<Place>>) -> Result<(), StoreError> {
-        let mut store = self.open(false)?;
+        let mut store = open(&self.directory, false)?;
         for (topic, row) in std::mem::take(&mut self.topics) {
             for partition in 0..row.partitions {
                 let key = PartitionKey { topic, partition };
@@ -323,15 +314,17 @@ impl Checker {
                 Err(error) => {
                     damaged(entry.base_offset, offset_next, error.to_string());
                     // The handle is dead after an error.
-                    let file = File::open(&self.report.file).and_then(CopyOnWriteDisk::new);
-                    let disk = file.map_err(|error| StoreError::Io(error.to_string()))?;
-                    *store = RedbStore::open(Box::new(disk), CACHE_BYTES, false)?;
+                    *store = open(&self.directory, false)?;
                 }
             }
         }
         self.report.partitions.push(checked);
         Ok(())
     }
+}
+
+fn open(directory: &Path, verify: bool) -> Result<RedbStore, StoreError> {
+    RedbStore::open(depot::look(directory)?, CACHE_BYTES, verify)
 }
 
 /// What is wrong with a stored batch.

@@ -3,8 +3,9 @@
 //! ```text
 //! LOCK                          locked by the process that serves it, whose pid is in it
 //! headwater.redb                the database
-//! headwater.redb.new            a database in the making; never opened, removed at the next start
-//! headwater.redb.damaged-N      the N-th database that was set aside; never touched again
+//! headwater.ring                its newest commits (`ring`): the one is not whole without the other
+//! headwater.redb.new            a database in the making, and its ring; never opened, removed at the next start
+//! headwater.redb.damaged-N      the N-th database that was set aside, and its ring; never touched again
 //! GENERATION                    how many databases were set aside, also when those files are gone
 //! ```
 
@@ -14,13 +15,17 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::disk::FileDisk;
+use super::disk::Disk;
+use super::disk::{CopyOnWriteDisk, FileDisk};
 use super::layout::{FORMAT, Fields, damaged};
 use super::redb::RedbStore;
-use super::store::{Map, Op, Store, StoreError};
+use super::ring::{RING_BYTES, Ringed};
+use super::store::{Map, Op, Store, StoreError, of_io};
 
 /// Name of the database.
 pub const DATABASE: &str = "headwater.redb";
+/// Name of its ring.
+pub const RING: &str = "headwater.ring";
 const LOCK: &str = "LOCK";
 const GENERATION: &str = "GENERATION";
 
@@ -152,15 +157,21 @@ impl Directory {
     /// A database is made under another name, synced and renamed: a power cut in the middle would else leave a file that cannot
     /// be opened for ever.
     fn create(&self) -> Result<(), StoreError> {
-        let aside = self.path.join(format!("{DATABASE}.new"));
-        match fs::remove_file(&aside) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(&error)),
-            _ => {}
-        }
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&aside);
-        let file = file.map_err(|error| io(&error))?;
-        let sync = file.try_clone().map_err(|error| io(&error))?;
-        let store = RedbStore::open(Box::new(FileDisk(file)), self.cache_bytes, false)?;
+        let aside = |name: &str| self.path.join(format!("{name}.new"));
+        let fresh = |name: &str| {
+            let path = aside(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            OpenOptions::new().read(true).write(true).create_new(true).open(&path)
+        };
+        let (file, ring) = (fresh(DATABASE).map_err(|e| io(&e))?, fresh(RING).map_err(|e| io(&e))?);
+        let both = [
+            file.try_clone().map_err(|e| io(&e))?,
+            ring.try_clone().map_err(|e| io(&e))?,
+        ];
+        let store = RedbStore::open(self.ringed(file, ring)?, self.cache_bytes, false)?;
         store.commit(&[
             Op::put(Map::Meta, META_FORMAT, FORMAT.to_be_bytes().to_vec()),
             Op::put(Map::Meta, META_STORE_ID, self.store_id.to_vec()),
@@ -168,11 +179,24 @@ impl Directory {
         ])?;
         drop(store);
         let finish = || {
-            sync.sync_all()?;
-            fs::rename(&aside, self.database())?;
+            both.iter().try_for_each(File::sync_all)?;
+            fs::rename(aside(RING), self.path.join(RING))?;
+            // The database last: where it is, its ring is.
+            fs::rename(aside(DATABASE), self.database())?;
             self.sync()
         };
         finish().map_err(|error| io(&error))
+    }
+
+    /// The ring's id must be new for every ring and known to nobody outside.
+    fn ringed(&self, file: File, ring: File) -> Result<Ringed<FileDisk>, StoreError> {
+        Ringed::open(
+            FileDisk(file),
+            FileDisk(ring),
+            RING_BYTES,
+            fastrand::u128(..).to_le_bytes(),
+        )
+        .map_err(|e| of_io(&e))
     }
 
     fn sync(&self) -> Result<(), IoError> {
@@ -189,9 +213,10 @@ impl Depot for Directory {
             Err(error) if error.kind() == ErrorKind::NotFound => self.create()?,
             Err(error) => return Err(io(&error)),
         }
-        let file = OpenOptions::new().read(true).write(true).open(&path);
-        let file = file.map_err(|error| io(&error))?;
-        let store = RedbStore::open(Box::new(FileDisk(file)), self.cache_bytes, verify)?;
+        let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
+        let file = open(&path).map_err(|error| io(&error))?;
+        let ring = open(&self.path.join(RING)).map_err(|error| ring_gone(&error))?;
+        let store = RedbStore::open(self.ringed(file, ring)?, self.cache_bytes, verify)?;
         let identity = identity(&store)?;
         Ok((Box::new(store), identity))
     }
@@ -199,6 +224,7 @@ impl Depot for Directory {
     fn set_aside(&self) -> Result<String, StoreError> {
         let generation = self.generation() + 1;
         let aside = self.path.join(format!("{DATABASE}.damaged-{generation}"));
+        let ring_aside = self.path.join(format!("{RING}.damaged-{generation}"));
         let count = self.path.join(format!("{GENERATION}.new"));
         let put = || {
             // The count first: a crash between the two leaves a gap in the numbers, never a number given twice.
@@ -207,11 +233,35 @@ impl Depot for Directory {
             file.sync_all()?;
             fs::rename(&count, self.path.join(GENERATION))?;
             self.sync()?;
+            // The ring first: a database without one is damaged, whatever it holds.
+            match fs::rename(self.path.join(RING), &ring_aside) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => self.sync()?,
+            }
             fs::rename(self.database(), &aside)?;
             self.sync()
         };
         put().map_err(|error| io(&error))?;
         Ok(aside.display().to_string())
+    }
+}
+
+/// The database of a directory with its ring, to look at: what is written goes nowhere.
+pub fn look(path: &Path) -> Result<Ringed<CopyOnWriteDisk>, StoreError> {
+    let open = |name: &str| File::open(path.join(name)).and_then(CopyOnWriteDisk::new);
+    let file = open(DATABASE).map_err(|error| io(&error))?;
+    if file.len().map_err(|error| io(&error))? == 0 {
+        return Err(damaged("the database is an empty file"));
+    }
+    let ring = open(RING).map_err(|error| ring_gone(&error))?;
+    // A ring that is there keeps its id.
+    Ringed::open(file, ring, RING_BYTES, [0; 16]).map_err(|error| of_io(&error))
+}
+
+fn ring_gone(error: &IoError) -> StoreError {
+    match error.kind() {
+        ErrorKind::NotFound => damaged(format!("{RING} is missing, and with it the newest commits")),
+        _ => io(error),
     }
 }
 

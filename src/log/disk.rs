@@ -20,6 +20,18 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn set_len(&self, len: u64) -> Result<()>;
     /// Makes durable what was written before.
     fn sync(&self) -> Result<()>;
+    /// Whether `checkpoint` is wanted.
+    fn checkpoint_due(&self) -> bool {
+        false
+    }
+    /// Makes room for what is to come. Runs beside reads, writes and syncs, on another thread.
+    fn checkpoint(&self) -> Result<()> {
+        Ok(())
+    }
+    /// The last call: leaves nothing to do to the next opening.
+    fn close(&self) -> Result<()> {
+        self.sync()
+    }
 }
 
 /// A plain file.

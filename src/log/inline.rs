@@ -8,7 +8,7 @@ use crate::model::Now;
 use super::depot::Depot;
 use super::memory::MemoryDepot;
 use super::ticket::Wakes;
-use super::{Log, OpenError, OpenOptions, Writer};
+use super::{Log, OpenError, OpenOptions, Opening, Writer};
 
 /// The writer of such a log, and its time.
 pub(super) struct Inline {
@@ -58,7 +58,7 @@ pub(super) fn open_directory(options: OpenOptions) -> Result<Log, OpenError> {
 /// Opens a log that commits on its caller's thread.
 pub(super) fn open_in(depot: Box<dyn Depot>, options: OpenOptions) -> Result<Log, OpenError> {
     let now = options.now;
-    let (log, writer, _) = Log::open_in(depot, options)?;
+    let Opening { log, writer, .. } = Log::open_in(depot, options)?;
     let inline = Some(Arc::new(Mutex::new(Inline { writer, now })));
     Ok(Log { inline, ..log })
 }

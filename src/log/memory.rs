@@ -84,16 +84,6 @@ impl Store for Arc<MemoryStore> {
         }
         Ok(())
     }
-
-    fn used_bytes(&self) -> Result<u64, StoreError> {
-        let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
-        let bytes = maps
-            .values()
-            .flatten()
-            .map(|(key, value)| key.len() + value.len())
-            .sum::<usize>();
-        Ok(bytes as u64)
-    }
 }
 
 fn between<'a>(

@@ -1,10 +1,11 @@
 //! The partitioned log. `Log` is the handle that every room holds: submit records and state, read, watch, look at topics.
 //!
 //! What goes in goes through one writer (`writer`): it gathers what waits into one durable commit of the `store`, and only then
-//! are tickets done and wakers woken. The log starts no thread and reads no clock: `net` runs `Writer::run` and `Reader::run` on
+//! are tickets done and wakers woken. The log starts no thread and reads no clock: `net` runs `Writer::run`, `Reader::run` and `Checkpointer::run` on
 //! threads of their own and passes time in. Without them (`Log::inline`) everything happens on the caller's thread, for tests.
 
 mod check;
+mod checkpoint;
 mod commit;
 mod depot;
 mod disk;
@@ -23,6 +24,7 @@ mod read;
 mod reader;
 mod redb;
 mod retention;
+mod ring;
 mod shared;
 mod state;
 mod store;
@@ -41,8 +43,9 @@ use std::task::Waker;
 use crate::model::{Now, Offset, Partition, Topic};
 
 pub use check::{CheckError, CheckReport, CheckedPartition, DamagedRange, check};
+pub use checkpoint::Checkpointer;
 pub use depot::OpenError;
-pub use open::OpenOptions;
+pub use open::{OpenOptions, Opening};
 pub use read::{Bounds, ReadBatches, ReadRequest, TimePoint};
 pub use reader::Reader;
 pub use submission::{Append, Appended, Committed, Expect, Refused, StateChange, Submission, Table};
@@ -233,10 +236,24 @@ impl Log {
         }
     }
 
+    /// Sets the gauges of the log: for a scrape.
+    pub fn measure(&self) {
+        let gauges = &self.shared.metrics.log;
+        let state = self.shared.read_state();
+        let topics = state.topics.values();
+        let held: u64 = topics.flat_map(|topic| &topic.partitions).map(|log| log.bytes).sum();
+        gauges.held_bytes.set(i64::try_from(held).unwrap_or(i64::MAX));
+        gauges.topics.set(state.topics.len() as i64);
+        gauges.partitions.set(state.partitions as i64);
+        gauges.tail_bytes.set(state.tail_bytes() as i64);
+        gauges.queue_bytes.set(self.shared.queue.bytes() as i64);
+    }
+
     /// Takes no more submissions; what is queued is still committed. The writer's `run` returns after that.
     pub fn stop(&self) {
         self.shared.queue.stop();
         self.shared.reader.stop();
+        self.shared.bell.stop();
     }
 
     fn push(&self, bytes: usize, item: Item) {
@@ -250,11 +267,6 @@ impl Log {
             }
             return;
         }
-        self.shared
-            .metrics
-            .log
-            .queue_bytes
-            .set(self.shared.queue.bytes() as i64);
         if let Some(inline) = &self.inline {
             inline::commit_all(inline);
         }

@@ -16,7 +16,7 @@ use super::shared::Shared;
 use super::state::{State, TopicState};
 use super::store::StoreError;
 use super::ticket::{Wakes, ticket};
-use super::{Log, Reader, TopicSpec, Writer};
+use super::{Checkpointer, Log, Reader, TopicSpec, Writer};
 
 /// Between two attempts to open a store that the disk refuses, microseconds.
 const RETRY_US: u64 = 1_000_000;
@@ -42,15 +42,27 @@ pub struct OpenOptions {
     pub store_id: [u8; 16],
 }
 
+/// A log that is open, and what has to run on threads of its own.
+pub struct Opening {
+    /// The handle.
+    pub log: Log,
+    /// Commits.
+    pub writer: Writer,
+    /// Reads what is not in memory.
+    pub reader: Reader,
+    /// Keeps the disk from having to do it inside of a commit.
+    pub checkpointer: Checkpointer,
+}
+
 impl Log {
-    /// Opens the log of a data directory, and gives what has to run on two threads of its own. Damage is no error: the damaged
+    /// Opens the log of a data directory, and gives what has to run on threads of its own. Damage is no error: the damaged
     /// store is set aside, and the log goes on in a new one.
-    pub fn open(options: OpenOptions) -> Result<(Self, Writer, Reader), OpenError> {
+    pub fn open(options: OpenOptions) -> Result<Opening, OpenError> {
         let directory = Directory::take(&options.data_dir, options.storage.cache_bytes, options.store_id)?;
         Self::open_in(Box::new(directory), options)
     }
 
-    pub(super) fn open_in(depot: Box<dyn Depot>, options: OpenOptions) -> Result<(Self, Writer, Reader), OpenError> {
+    pub(super) fn open_in(depot: Box<dyn Depot>, options: OpenOptions) -> Result<Opening, OpenError> {
         let rules = Rules {
             defaults: options.topic_defaults,
             limits: options.limits,
@@ -84,8 +96,16 @@ impl Log {
         let reader = Reader {
             shared: Arc::clone(&shared),
         };
-        let inline = None;
-        Ok((Self { shared, inline }, writer, reader))
+        let checkpointer = Checkpointer {
+            shared: Arc::clone(&shared),
+        };
+        let log = Self { shared, inline: None };
+        Ok(Opening {
+            log,
+            writer,
+            reader,
+            checkpointer,
+        })
     }
 }
 

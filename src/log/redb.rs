@@ -4,7 +4,7 @@
 //! the handle is dead: nothing more reaches the disk through it, also not what redb writes when it is dropped.
 
 use std::fmt::Debug;
-use std::io::{Error as IoError, ErrorKind};
+use std::io::Error as IoError;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ::redb::{Builder, Database, DatabaseError, Error, ReadableDatabase, StorageBackend, TableDefinition, TableError};
 
 use super::disk::Disk;
-use super::store::{Change, Each, Map, Op, Store, StoreError};
+use super::store::{Change, Each, Map, Op, Store, StoreError, of_io};
 
 /// A store in a redb database.
 pub struct RedbStore {
     /// `None` only while it is dropped.
     database: Option<Database>,
+    disk: Arc<dyn Disk>,
     dead: Arc<AtomicBool>,
 }
 
@@ -31,10 +32,11 @@ fn table(map: Map) -> Definition {
 impl RedbStore {
     /// Opens the database on a disk; repairs it when it was not closed. An empty disk becomes an empty database.
     /// `verify` checks every page.
-    pub fn open(disk: Box<dyn Disk>, cache_bytes: usize, verify: bool) -> Result<Self, StoreError> {
+    pub fn open(disk: impl Disk, cache_bytes: usize, verify: bool) -> Result<Self, StoreError> {
         let dead = Arc::new(AtomicBool::new(false));
+        let disk: Arc<dyn Disk> = Arc::new(disk);
         let backend = Backend {
-            disk,
+            disk: Arc::clone(&disk),
             dead: Arc::clone(&dead),
         };
         let open = || {
@@ -43,7 +45,7 @@ impl RedbStore {
             builder.create_with_backend(backend).map_err(Error::from)
         };
         let database = Some(guarded(&dead, open)?);
-        Ok(Self { database, dead })
+        Ok(Self { database, disk, dead })
     }
 
     fn guarded<R>(&self, f: impl FnOnce(&Database) -> Result<R, Error>) -> Result<R, StoreError> {
@@ -94,20 +96,6 @@ fn meaning(error: Error) -> StoreError {
         #[allow(unreachable_patterns)]
         Error::TableTypeMismatch { .. } => StoreError::Damaged(error.to_string()),
         other => StoreError::Io(other.to_string()),
-    }
-}
-
-/// Which I/O errors mean that what is on the disk is lost, and which that it may work again: a full disk is no damage.
-fn of_io(error: &IoError) -> StoreError {
-    const EIO: i32 = 5;
-    let lost = matches!(
-        error.kind(),
-        ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::InvalidInput
-    );
-    if lost || error.raw_os_error() == Some(EIO) {
-        StoreError::Damaged(error.to_string())
-    } else {
-        StoreError::Io(error.to_string())
     }
 }
 
@@ -169,12 +157,17 @@ impl Store for RedbStore {
         refused
     }
 
-    fn used_bytes(&self) -> Result<u64, StoreError> {
-        self.guarded(|database| {
-            let transaction = database.begin_write()?;
-            let stats = transaction.stats()?;
-            transaction.abort()?;
-            Ok(stats.allocated_pages() * stats.page_size() as u64)
+    fn checkpoint_due(&self) -> bool {
+        !self.dead.load(Ordering::Acquire) && self.disk.checkpoint_due()
+    }
+
+    fn checkpoint(&self) -> Result<(), StoreError> {
+        if self.dead.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        self.disk.checkpoint().map_err(|error| {
+            self.dead.store(true, Ordering::Release);
+            of_io(&error)
         })
     }
 }
@@ -209,7 +202,7 @@ fn apply(table: &mut ::redb::Table<'_, &'static [u8], &'static [u8]>, op: &Op) -
 /// Our disk as redb wants it.
 #[derive(Debug)]
 struct Backend {
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
     dead: Arc<AtomicBool>,
 }
 
@@ -249,6 +242,10 @@ impl StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), IoError> {
         self.watched(self.alive()?.write(offset, data))
+    }
+
+    fn close(&self) -> Result<(), IoError> {
+        self.watched(self.alive()?.close())
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::metrics::Metrics;
 use crate::model::Now;
 
+use super::checkpoint::Bell;
 use super::draft::Rules;
 use super::keeper::Keeper;
 use super::queue::Queue;
@@ -23,6 +24,7 @@ pub(super) struct Shared {
     pub(super) watches: Arc<Watches>,
     pub(super) keeper: Keeper,
     pub(super) reader: ReaderQueue,
+    pub(super) bell: Bell,
     pub(super) metrics: Arc<Metrics>,
     pub(super) rules: RwLock<Rules>,
     pub(super) commit_bytes_max: usize,
@@ -47,6 +49,7 @@ impl Shared {
             watches: Arc::default(),
             keeper,
             reader: ReaderQueue::default(),
+            bell: Bell::default(),
             metrics,
             rules: RwLock::new(rules),
             commit_bytes_max: storage.commit_bytes_max,
@@ -86,14 +89,14 @@ impl Shared {
         self.now().mono_us
     }
 
-    /// What a read met since the last call.
+    /// What a read or a checkpoint met since the last call.
     pub(super) fn take_failure(&self) -> Option<StoreError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// A read met an error of the store: the writer is to look after it before its next commit.
+    /// A read or a checkpoint met an error of the store: the writer is to look after it before its next commit.
     pub(super) fn failed(&self, error: &StoreError) {
-        tracing::warn!(%error, "a read failed");
+        tracing::warn!(%error, "the store failed beside a commit");
         let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert_with(|| error.clone());
     }

@@ -135,6 +135,20 @@ impl std::fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
+/// Which I/O errors mean that what is on the disk is lost, and which that it may work again: a full disk is no damage.
+pub fn of_io(error: &std::io::Error) -> StoreError {
+    const EIO: i32 = 5;
+    let lost = matches!(
+        error.kind(),
+        std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidInput
+    );
+    if lost || error.raw_os_error() == Some(EIO) {
+        StoreError::Damaged(error.to_string())
+    } else {
+        StoreError::Io(error.to_string())
+    }
+}
+
 /// Called for every entry of a scan, in key order; `false` ends it.
 pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
 
@@ -149,8 +163,15 @@ pub trait Store: Send + Sync {
     /// Entries in key order from `from` on and before `until`.
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError>;
 
-    /// Bytes that are in use, free space inside of a file not counted.
-    fn used_bytes(&self) -> Result<u64, StoreError>;
+    /// Whether `checkpoint` is wanted.
+    fn checkpoint_due(&self) -> bool {
+        false
+    }
+
+    /// Work on the disk that need not wait for a commit and that no commit need wait for. Runs on another thread.
+    fn checkpoint(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// The first key after all that begin with `prefix`; `None` when there is no such key.

@@ -15,6 +15,7 @@ mod check;
 mod conformance;
 mod files;
 mod retention;
+mod ring;
 mod writer;
 
 #[derive(Default)]
@@ -123,6 +124,13 @@ impl Folder {
 
     fn path(&self) -> &std::path::Path {
         &self.0
+    }
+
+    /// The store's files as they are now.
+    fn copy_to(&self, other: &Self) {
+        for name in [depot::DATABASE, depot::RING] {
+            std::fs::copy(self.0.join(name), other.0.join(name)).unwrap();
+        }
     }
 
     fn options(&self) -> OpenOptions {

@@ -255,7 +255,13 @@ impl Writer {
     /// One store commit with its measurements.
     pub(super) fn store(&self, ops: &[Op], records: u64, bytes: u64) -> Result<(), StoreError> {
         let before_us = self.shared.clock_us();
-        self.shared.keeper.with(|store| store.commit(ops))?;
+        let checkpoint_due = self.shared.keeper.with(|store| {
+            store.commit(ops)?;
+            Ok(store.checkpoint_due())
+        })?;
+        if checkpoint_due {
+            self.shared.bell.ring();
+        }
         let took_us = self.shared.clock_us().saturating_sub(before_us);
         self.shared.metrics.log.committed(records, bytes, took_us);
         Ok(())

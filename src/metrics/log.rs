@@ -22,6 +22,8 @@ pub struct LogMetrics {
     pub commit_records: Histogram,
     /// From the store's transaction to its end, seconds.
     pub commit_seconds: Histogram,
+    /// Checkpoints of the disk beside commits, seconds.
+    pub checkpoint_seconds: Histogram,
     /// From submission to durable, seconds.
     pub ack_seconds: Histogram,
     /// Bytes that wait for the writer.
@@ -48,8 +50,8 @@ pub struct LogMetrics {
     pub stores_lost: Counter,
     /// Stored batches that could not be read.
     pub unreadable: Counter,
-    /// Bytes of the store that are in use.
-    pub store_bytes: Gauge,
+    /// Bytes of the batches that are held.
+    pub held_bytes: Gauge,
 }
 
 /// A code as a label.
@@ -68,6 +70,7 @@ impl Default for LogMetrics {
             bytes: Counter::default(),
             commit_records: Histogram::new(exponential_buckets(1.0, 2.0, 16)),
             commit_seconds: seconds(),
+            checkpoint_seconds: seconds(),
             ack_seconds: seconds(),
             queue_bytes: Gauge::default(),
             tail_hits: Counter::default(),
@@ -81,7 +84,7 @@ impl Default for LogMetrics {
             store_recoveries: Counter::default(),
             stores_lost: Counter::default(),
             unreadable: Counter::default(),
-            store_bytes: Gauge::default(),
+            held_bytes: Gauge::default(),
         }
     }
 }
@@ -94,6 +97,11 @@ impl LogMetrics {
         self.bytes.inc_by(bytes);
         self.commit_records.observe(records as f64);
         self.commit_seconds.observe(took_us as f64 / 1e6);
+    }
+
+    /// A checkpoint is done.
+    pub fn checkpointed(&self, took_us: u64) {
+        self.checkpoint_seconds.observe(took_us as f64 / 1e6);
     }
 
     /// A submission is durable, so long after it came.
@@ -119,6 +127,8 @@ impl LogMetrics {
         r.register("bytes", "Batch bytes committed", self.bytes.clone());
         r.register("commit_records", "Records a commit", self.commit_records.clone());
         r.register("commit_seconds", "Time of a store commit", self.commit_seconds.clone());
+        let checkpoints = self.checkpoint_seconds.clone();
+        r.register("checkpoint_seconds", "Time of a checkpoint beside commits", checkpoints);
         r.register(
             "ack_seconds",
             "Time from submission to durable",
@@ -152,6 +162,10 @@ impl LogMetrics {
             "Stored batches that could not be read",
             self.unreadable.clone(),
         );
-        r.register("store_bytes", "Bytes of the store in use", self.store_bytes.clone());
+        r.register(
+            "held_bytes",
+            "Bytes of the batches that are held",
+            self.held_bytes.clone(),
+        );
     }
 }

@@ -16,7 +16,7 @@ pub use health::Health;
 pub use kafka::KafkaMetrics;
 pub use log::LogMetrics;
 pub use mqtt::{ByName as MqttByName, MqttMetrics};
-pub use net::NetMetrics;
+pub use net::{NetMetrics, ProtocolLabel};
 pub use upstream::{UpstreamLabel, UpstreamMetrics};
 
 /// All metrics of the process.

@@ -1,41 +1,16 @@
 //! Metrics of `net`: connections and bytes.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::config::Protocol;
-
 /// The protocol of a listener, as a label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ProtocolLabel {
-    protocol: ProtocolValue,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum ProtocolValue {
-    #[expect(non_camel_case_types, reason = "label values are lower case")]
-    mqtt,
-    #[expect(non_camel_case_types, reason = "label values are lower case")]
-    kafka,
-    #[expect(non_camel_case_types, reason = "label values are lower case")]
-    compact,
-    #[expect(non_camel_case_types, reason = "label values are lower case")]
-    http,
-}
-
-impl From<Protocol> for ProtocolLabel {
-    fn from(protocol: Protocol) -> Self {
-        let protocol = match protocol {
-            Protocol::Mqtt => ProtocolValue::mqtt,
-            Protocol::Kafka => ProtocolValue::kafka,
-            Protocol::Compact => ProtocolValue::compact,
-            Protocol::Http => ProtocolValue::http,
-        };
-        Self { protocol }
-    }
+    /// Its name as the configuration has it.
+    pub protocol: &'static str,
 }
 
 /// Connections and bytes.

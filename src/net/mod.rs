@@ -1,7 +1,7 @@
 //! The rim: sockets, threads, clocks, signals. Everything below is sans-io and is driven from here.
 //!
 //! Threads: the caller's runs the executor with every connection, the MQTT hub and the forwarders; `log-writer` owns the write
-//! transaction; `log-reader` does the reads that the tail cache does not hold. Name lookups of upstreams use smol's own pool.
+//! transaction; `log-reader` does the reads that the tail cache does not hold; `log-checkpoint` works off the ring. Name lookups of upstreams use smol's own pool.
 //!
 //! Lock order: a session takes at most one lock of its room's broker at a time (hub, registry), and calls into `log` with none
 //! held; `log` wakes wakers with none of its locks held. No lock is held across an `.await`.
@@ -17,8 +17,8 @@ use smol::stream::StreamExt;
 use smol::{Async, LocalExecutor, Timer};
 
 use crate::config::{Config, Listener, Protocol};
-use crate::log::{Log, OpenError, OpenOptions, Reader, Writer};
-use crate::metrics::Metrics;
+use crate::log::{Log, OpenError, OpenOptions, Opening, Writer};
+use crate::metrics::{Metrics, ProtocolLabel};
 use crate::model::{End, Peer, Session};
 
 pub mod clock;
@@ -61,8 +61,7 @@ impl std::fmt::Display for ServeError {
             Self::Log(error) => write!(f, "{error}"),
             Self::Bind(protocol, address, error) => write!(
                 f,
-                "cannot listen for {protocol:?} on {address}: {error}. Try: another port, for example --set listen.{}={}:0",
-                format!("{protocol:?}").to_lowercase(),
+                "cannot listen for {protocol} on {address}: {error}. Try: another port, for example --set listen.{protocol}={}:0",
                 address.ip()
             ),
             Self::Config(why) => f.write_str(why),
@@ -95,7 +94,12 @@ pub fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> {
     let clock = Clock::new();
     let metrics = Arc::new(Metrics::default());
     raise_open_files();
-    let (log, writer, reader) = Log::open(OpenOptions {
+    let Opening {
+        log,
+        writer,
+        reader,
+        checkpointer,
+    } = Log::open(OpenOptions {
         data_dir: config.node.data_dir.clone(),
         storage: config.storage.clone(),
         topic_defaults: config.topic_defaults.clone(),
@@ -108,18 +112,28 @@ pub fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> {
     .map_err(ServeError::Log)?;
     let rooms = Rooms::open(config, log.clone(), Arc::clone(&metrics), clock)?;
     let sockets = bind_all(&rooms.config)?;
-    let writer = spawn_writer(writer, clock)?;
-    let reader = spawn_reader(reader)?;
+    let threads = [
+        spawn_writer(writer, clock)?,
+        spawn("log-reader", || reader.run())?,
+        spawn("log-checkpoint", || checkpointer.run())?,
+    ];
     let executor = Rc::new(LocalExecutor::new());
     let served = smol::block_on(executor.run(run(&executor, rooms, sockets, options)));
     // Every session is gone: what they submitted is committed before the process ends.
     log.stop();
-    for thread in [writer, reader] {
+    for thread in threads {
         // A panic there has ended the process already.
         let _ = thread.join();
     }
     tracing::info!("stopped");
     served
+}
+
+impl From<Protocol> for ProtocolLabel {
+    fn from(protocol: Protocol) -> Self {
+        let protocol = protocol.name();
+        Self { protocol }
+    }
 }
 
 /// The brokers of each protocol, over one log.
@@ -364,17 +378,18 @@ fn spawn_writer(writer: Writer, clock: Clock) -> Result<Thread, ServeError> {
         .map_err(|e| ServeError::System("start the log writer's thread", e))
 }
 
-fn spawn_reader(reader: Reader) -> Result<Thread, ServeError> {
+/// A thread of the log that ends when the log stops. A panic there is the end of the process.
+fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<Thread, ServeError> {
     std::thread::Builder::new()
-        .name("log-reader".into())
+        .name(name.into())
         .spawn(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| reader.run())) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
                 let why = connection::panic_text(&*panic);
-                tracing::error!(%why, "the log reader panicked and the process ends; what was acknowledged is on the disk");
+                tracing::error!(thread = name, %why, "a thread of the log panicked and the process ends; what was acknowledged is on the disk");
                 std::process::exit(1);
             }
         })
-        .map_err(|e| ServeError::System("start the log reader's thread", e))
+        .map_err(|e| ServeError::System("start a thread of the log", e))
 }
 
 /// Every connection is a file; the soft limit is often 1024 while the hard one is far above.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use clap::Args;
 
 use crate::config::Config;
-use crate::log::{Append, Committed, Log, OpenOptions as LogOptions, Submission, Ticket};
+use crate::log::{Append, Committed, Log, OpenOptions as LogOptions, Opening, Submission, Ticket};
 use crate::metrics::Metrics;
 use crate::model::{Now, Record, Topic};
 
@@ -168,7 +168,12 @@ impl LogBench {
         };
         let mut topic_defaults = config.topic_defaults;
         topic_defaults.partitions = bench.partitions;
-        let (log, writer, reader) = Log::open(LogOptions {
+        let Opening {
+            log,
+            writer,
+            reader,
+            checkpointer,
+        } = Log::open(LogOptions {
             data_dir: dir.to_path_buf(),
             storage: config.storage,
             topic_defaults,
@@ -183,11 +188,15 @@ impl LogBench {
             reader.run();
             Ok(())
         });
+        let checkpointing = thread::spawn(move || {
+            checkpointer.run();
+            Ok(())
+        });
         let value: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(bench.bytes).collect();
         Ok(Self {
             log,
             metrics,
-            threads: vec![writing, reading],
+            threads: vec![writing, reading, checkpointing],
             topic: Topic::parse("bench").map_err(|error| error.to_string())?,
             value: value.into(),
             producers,

@@ -1,7 +1,7 @@
 //! `check` on whole, killed and damaged directories.
 
 use super::*;
-use crate::log::depot::DATABASE;
+use crate::log::depot::{DATABASE, RING};
 
 fn filled(closed: bool) -> (Folder, Vec<Bytes>) {
     let folder = Folder::new();
@@ -26,19 +26,20 @@ fn filled(closed: bool) -> (Folder, Vec<Bytes>) {
         drop(log);
     }
     // Else as a kill leaves it: the database was not closed.
-    std::fs::copy(folder.path().join(DATABASE), copy.path().join(DATABASE)).unwrap();
+    folder.copy_to(&copy);
     (copy, batches)
 }
 
 #[test]
 fn a_killed_directory_is_sound_and_not_a_byte_of_it_changes() {
     let (folder, batches) = filled(false);
-    let before = std::fs::read(folder.path().join(DATABASE)).unwrap();
+    let both = || [DATABASE, RING].map(|name| std::fs::read(folder.path().join(name)).unwrap());
+    let before = both();
     let report = check(folder.path()).unwrap();
     assert!(report.sound(), "{report:?}");
     assert_eq!((report.batches(), report.records()), (batches.len() as u64, 41));
-    assert!(std::fs::read(folder.path().join(DATABASE)).unwrap() == before);
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert!(both() == before);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
 #[test]
@@ -69,7 +70,7 @@ fn a_flipped_bit_in_any_batch_is_found() {
 
 #[test]
 fn a_torn_or_foreign_file_is_reported_and_not_fatal() {
-    let (folder, _) = filled(false);
+    let (folder, _) = filled(true);
     let path = folder.path().join(DATABASE);
     let whole = std::fs::read(&path).unwrap();
     for bytes in [whole[..whole.len() / 2].to_vec(), b"rubbish".repeat(3000), Vec::new()] {

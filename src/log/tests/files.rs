@@ -1,7 +1,7 @@
 //! The log in a data directory: restarts, damage, locks.
 
 use super::*;
-use crate::log::depot::{DATABASE, OpenError};
+use crate::log::depot::{DATABASE, OpenError, RING};
 
 #[test]
 fn what_was_acked_is_there_after_a_process_that_just_stopped_existing() {
@@ -12,8 +12,8 @@ fn what_was_acked_is_there_after_a_process_that_just_stopped_existing() {
     append_batch(&log, "t", partition, idempotent(9, 0, 0, "three")).unwrap();
     let before = records(&log, "t", partition, 0);
     let copy = Folder::new();
-    // The file as a kill leaves it: nothing was closed.
-    std::fs::copy(folder.path().join(DATABASE), copy.path().join(DATABASE)).unwrap();
+    // The files as a kill leaves it: nothing was closed.
+    folder.copy_to(&copy);
     drop(log);
     for folder in [copy, folder] {
         let log = folder.open();
@@ -76,7 +76,7 @@ fn a_second_log_on_the_same_directory_is_told_who_holds_it() {
 
 #[test]
 fn a_damaged_database_is_set_aside_and_offsets_go_on_above_it() {
-    for damage in ["rubbish", "short", "empty", "pages"] {
+    for damage in ["rubbish", "short", "empty", "pages", "no ring", "another's ring"] {
         let folder = Folder::new();
         let log = folder.open();
         for i in 0..100 {
@@ -89,6 +89,14 @@ fn a_damaged_database_is_set_aside_and_offsets_go_on_above_it() {
             "rubbish" => bytes = b"no database at all".repeat(1000),
             "short" => bytes.truncate(bytes.len() / 2),
             "empty" => bytes.clear(),
+            "no ring" => std::fs::remove_file(folder.path().join(RING)).unwrap(),
+            "another's ring" => {
+                let other = Folder::new();
+                let log = other.open();
+                append(&log, "t", None, "other", 1).unwrap();
+                // As a kill leaves it: there is something to replay.
+                std::fs::copy(other.path().join(RING), folder.path().join(RING)).unwrap();
+            }
             // Everything behind the header.
             _ => bytes[4096..].fill(0x5a),
         }

@@ -176,3 +176,20 @@ fn a_silent_producer_is_forgotten_after_a_day() {
     assert_eq!(rows(&log, Map::Producers), 0);
     assert!(append_batch(&log, "t", Partition(0), idempotent(5, 0, 7, "x")).is_ok());
 }
+
+#[test]
+fn the_gauges_tell_what_is_held() {
+    let log = Log::inline(now(10_000));
+    make(&log, &[("retention.ms", "1000")]);
+    add(&log, 0, 100, 10_000);
+    let gauges = &log.shared.metrics.log;
+    log.measure();
+    assert_eq!((gauges.topics.get(), gauges.partitions.get()), (1, 2));
+    assert!(gauges.held_bytes.get() > 100 && gauges.tail_bytes.get() == gauges.held_bytes.get());
+    log.set_now(Now {
+        mono_us: 20_000_000,
+        wall_ms: 20_000,
+    });
+    log.measure();
+    assert_eq!(gauges.held_bytes.get(), 0);
+}

@@ -64,10 +64,6 @@ impl Store for MoodyStore {
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
         self.store.scan(map, from, until, each)
     }
-
-    fn used_bytes(&self) -> Result<u64, StoreError> {
-        self.store.used_bytes()
-    }
 }
 
 fn ask(log: &Log, value: &str) -> Ticket<Committed> {
@@ -85,7 +81,7 @@ fn ask(log: &Log, value: &str) -> Ticket<Committed> {
 #[test]
 fn a_ticket_is_done_only_after_the_commit_and_what_came_meanwhile_shares_the_next() {
     let depot = Moody::default();
-    let (log, writer, _reader) = Log::open_in(Box::new(depot.clone()), inline::options(now(1))).unwrap();
+    let Opening { log, writer, .. } = Log::open_in(Box::new(depot.clone()), inline::options(now(1))).unwrap();
     let (begun_in, begun) = sync_channel(1);
     let (go, go_out) = sync_channel(1);
     *depot.mood.gate.lock().unwrap() = Some((begun_in, go_out));
@@ -115,7 +111,9 @@ fn partition_of(key: &str) -> Partition {
 #[test]
 fn stop_commits_what_is_queued_and_refuses_what_comes_later() {
     let depot = MemoryDepot::default();
-    let (log, writer, reader) = Log::open_in(Box::new(depot), inline::options(now(1))).unwrap();
+    let Opening {
+        log, writer, reader, ..
+    } = Log::open_in(Box::new(depot), inline::options(now(1))).unwrap();
     let queued = ask(&log, "queued");
     log.stop();
     assert_eq!(ask(&log, "late").wait().unwrap_err().code, Code::Stopping);
@@ -129,7 +127,7 @@ fn a_full_queue_tells_to_stop_reading_and_then_refuses() {
     let depot = MemoryDepot::default();
     let mut options = inline::options(now(1));
     options.storage.queue_bytes = 10_000;
-    let (log, writer, _reader) = Log::open_in(Box::new(depot), options).unwrap();
+    let Opening { log, writer, .. } = Log::open_in(Box::new(depot), options).unwrap();
     let value = "x".repeat(4000);
     let count = Arc::new(Count::default());
     let waker = Waker::from(Arc::clone(&count));

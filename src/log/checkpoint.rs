@@ -1,0 +1,66 @@
+//! Checkpoints: work of the store's disk that is done beside commits, so that no ack waits for it. `net` runs it on a thread of its
+//! own. Where nobody does, the disk does it inside of a commit when it must.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::shared::Shared;
+
+/// Rung by the writer when a checkpoint is due.
+#[derive(Default)]
+pub(super) struct Bell {
+    state: Mutex<Rung>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Rung {
+    due: bool,
+    stopped: bool,
+}
+
+impl Bell {
+    pub(super) fn ring(&self) {
+        self.lock().due = true;
+        self.changed.notify_one();
+    }
+
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is rung; false once it was stopped.
+    fn heard(&self) -> bool {
+        let quiet = |rung: &mut Rung| !rung.due && !rung.stopped;
+        let waited = self.changed.wait_while(self.lock(), quiet);
+        let mut rung = waited.unwrap_or_else(PoisonError::into_inner);
+        rung.due = false;
+        !rung.stopped
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rung> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Does the checkpoints.
+pub struct Checkpointer {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Checkpointer {
+    /// Runs until `Log::stop`.
+    pub fn run(self) {
+        while self.shared.bell.heard() {
+            let before_us = self.shared.clock_us();
+            match self.shared.keeper.with(|store| store.checkpoint()) {
+                Ok(()) => {
+                    let took_us = self.shared.clock_us().saturating_sub(before_us);
+                    self.shared.metrics.log.checkpointed(took_us);
+                }
+                // The writer looks after the store before its next commit.
+                Err(error) => self.shared.failed(&error),
+            }
+        }
+    }
+}
