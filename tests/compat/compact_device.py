@@ -7,6 +7,7 @@ import time
 import zlib
 
 HELLO, HELLO_ACK, PUBLISH, PUBLISH_BATCH, ACK, NACK, BYE = 0, 2, 3, 4, 6, 7, 14
+FRAME_MAX = 4000
 
 
 def varint(n):
@@ -99,7 +100,8 @@ class Device:
         self.close()
         self.socket = socket.create_connection(("127.0.0.1", self.port), 5)
         self.pending = b""
-        hello = bytes([HELLO]) + varint(1) + text(self.name) + varint(self.epoch) + varint(self.acked + 1) + b"\x00"
+        # Version, device, epoch, next sequence, the largest frame that this side takes, no proof.
+        hello = bytes([HELLO, 1]) + text(self.name) + varint(self.epoch) + varint(self.acked + 1) + varint(FRAME_MAX) + b"\x00"
         self.socket.sendall(frame(hello))
         fields = self.receive(HELLO_ACK)
         self.base, last, self.window, self.frame_max = fields.signed(), fields.varint(), fields.varint(), fields.varint()
@@ -153,7 +155,7 @@ class Device:
         if first >= limit:
             return False
         body, channel = b"", None
-        most = min(self.frame_max, 4000) - 16
+        most = min(self.frame_max, FRAME_MAX) - 16
         while self.sent < limit:
             piece = self.entry(self.sent, channel)
             if body and len(body) + len(piece) > most:
