@@ -12,14 +12,12 @@ use super::super::Failure;
 use super::super::broker::{BrokerArgs, refused};
 use super::super::client::kafka::{KafkaClient, KafkaError};
 use super::cpu::{Watched, per_million};
-use super::ring::{Ring, Scratch};
+use super::ring::{Ring, Scratch, turns};
 use super::table::{Table, percentiles};
 use crate::model::{Partition, Record, batch};
 
 const TOPIC: &str = "bench-singles";
 const ALL: i16 = -1;
-/// The two are measured in turns, so that a disk that becomes slower or faster meanwhile does so for both.
-const ROUNDS: u32 = 3;
 
 /// Arguments of `bench kafka`.
 #[derive(Args)]
@@ -92,15 +90,15 @@ impl BenchKafka {
         let ring = Ring::new(&scratch.path().join("ring")).map_err(disk)?;
         // The first writes find everything cold.
         self.produce(&mut client, Duration::from_millis(300), &mut Vec::new())?;
-        let slice = Duration::from_secs(self.seconds.max(1)) / ROUNDS;
+        let (count, turn) = turns(self.seconds);
         let (mut latencies, mut raw_latencies) = (Vec::new(), Vec::new());
         let (mut time, mut raw_time, mut cpu) = (Duration::ZERO, Duration::ZERO, Some(0.0));
-        for _ in 0..ROUNDS {
+        for _ in 0..count {
             let before = watched.seconds();
-            time += self.produce(&mut client, slice, &mut latencies)?;
+            time += self.produce(&mut client, turn, &mut latencies)?;
             let spent = watched.seconds().zip(before).map(|(after, before)| after - before);
             cpu = cpu.zip(spent).map(|(sum, spent)| sum + spent);
-            raw_time += ring.run(self.bytes as usize, slice, &mut raw_latencies).map_err(disk)?;
+            raw_time += ring.run(self.bytes as usize, turn, &mut raw_latencies).map_err(disk)?;
         }
         let acks_per_second = latencies.len() as f64 / time.as_secs_f64();
         let raw_syncs_per_second = raw_latencies.len() as f64 / raw_time.as_secs_f64();

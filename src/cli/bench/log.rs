@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::model::{Now, Record, Topic};
 
 use super::super::Failure;
-use super::ring::{RING_BYTES, Ring, Scratch};
+use super::ring::{RING_BYTES, Ring, Scratch, turns};
 use super::table::{Table, percentiles};
 
 /// Arguments of `bench log`.
@@ -74,25 +74,25 @@ impl BenchLog {
         Ok(())
     }
 
-    /// The two are measured in turns, so that a disk that becomes slower or faster meanwhile does so for both.
+    /// The log and the disk in turns, the disk with groups of the log's mean size so far.
     fn measure(&self, dir: &Path, producers: usize) -> Result<Figures, Box<dyn std::error::Error>> {
-        const ROUNDS: u32 = 3;
-        let slice = Duration::from_secs(self.seconds.max(1)) / ROUNDS;
+        let (count, turn) = turns(self.seconds);
         let mut log = LogBench::open(self, dir, producers)?;
         let ring = Ring::new(&dir.with_file_name("ring"))?;
         // The first writes find everything cold.
         log.run(Duration::from_millis(300))?;
         log.forget();
-        let (mut raw_latencies, mut raw_time, mut group_bytes) = (Vec::new(), Duration::ZERO, 0);
-        for _ in 0..ROUNDS {
-            log.run(slice)?;
-            group_bytes = log.group_bytes(self.bytes);
-            raw_time += ring.run(group_bytes, slice, &mut raw_latencies)?;
+        let (mut raw_latencies, mut raw_time, mut raw_bytes) = (Vec::new(), Duration::ZERO, 0);
+        for _ in 0..count {
+            log.run(turn)?;
+            let (group_bytes, before) = (log.group_bytes(self.bytes), raw_latencies.len());
+            raw_time += ring.run(group_bytes, turn, &mut raw_latencies)?;
+            raw_bytes += group_bytes * (raw_latencies.len() - before);
         }
         let (records, commits, time) = (log.latencies.len() as f64, log.commits as f64, log.time.as_secs_f64());
         let raw_syncs = raw_latencies.len() as f64 / raw_time.as_secs_f64();
         let log_mb = records * self.bytes as f64 / time / 1e6;
-        let raw_mb = raw_syncs * group_bytes as f64 / 1e6;
+        let raw_mb = raw_bytes as f64 / raw_time.as_secs_f64() / 1e6;
         let (ack_p50_us, ack_p99_us) = percentiles(&mut log.latencies);
         let (raw_p50_us, _) = percentiles(&mut raw_latencies);
         log.close()?;
@@ -105,7 +105,7 @@ impl BenchLog {
             log_mb_per_second: log_mb,
             ack_p50_us,
             ack_p99_us,
-            group_bytes,
+            group_bytes: raw_bytes / raw_latencies.len().max(1),
             raw_syncs_per_second: raw_syncs,
             raw_mb_per_second: raw_mb,
             raw_p50_us,

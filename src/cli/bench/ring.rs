@@ -7,6 +7,17 @@ use std::time::{Duration, Instant};
 
 use super::super::Failure;
 
+/// One turn. What is measured and this yardstick take turns, short ones, so that a disk that becomes slower or faster meanwhile does
+/// so for both.
+const TURN: Duration = Duration::from_millis(200);
+
+/// How many turns each of the two gets in so many seconds, and how long one is.
+pub(super) fn turns(seconds: u64) -> (u32, Duration) {
+    let time = Duration::from_secs(seconds.clamp(1, 3600));
+    let count = u32::try_from(time.as_millis() / TURN.as_millis()).unwrap_or(1);
+    (count, time / count)
+}
+
 /// Size of the file.
 pub(super) const RING_BYTES: usize = 64 << 20;
 
