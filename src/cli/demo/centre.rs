@@ -1,6 +1,6 @@
 //! The real Apache Kafka behind a link that is cut and mended, and what has arrived there.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::Failure;
 use super::super::broker::get;
@@ -105,27 +105,4 @@ pub(super) fn status(http: &str) -> Result<UpstreamStatus, Failure> {
     let (_, body) = get(http, "/api/v1/upstreams", TIMEOUT).map_err(|e| failed(&e))?;
     let all: Vec<UpstreamStatus> = serde_json::from_str(&body).map_err(|e| failed(&e))?;
     all.into_iter().next().ok_or_else(|| failed(&"there is none"))
-}
-
-/// Time that has passed and the bound of it.
-pub(super) struct Bound {
-    began: Instant,
-    limit: Duration,
-}
-
-impl Bound {
-    pub(super) fn new(limit: Duration) -> Self {
-        Self {
-            began: Instant::now(),
-            limit,
-        }
-    }
-
-    pub(super) fn is_past(&self) -> bool {
-        self.began.elapsed() > self.limit
-    }
-
-    pub(super) fn seconds(&self) -> f64 {
-        self.began.elapsed().as_secs_f64()
-    }
 }
