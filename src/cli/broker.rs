@@ -33,14 +33,30 @@ impl BrokerArgs {
     }
 }
 
-/// What a failed request means for the exit code: an unknown topic or a broker that went is "nothing there".
+/// What a failed request means for the exit code: an unknown topic or a broker that went is "nothing there", a name, a number of
+/// partitions or a setting that cannot be is wrong use.
 pub(super) fn refused(what: &str, error: &KafkaError) -> Failure {
     const UNKNOWN_TOPIC: i16 = 3;
+    const INVALID_TOPIC: i16 = 17;
+    const INVALID_PARTITIONS: i16 = 37;
+    const INVALID_CONFIG: i16 = 40;
     match error {
         KafkaError::Refused {
             code: UNKNOWN_TOPIC, ..
         } => Failure::absent(format!("{what}: {error}. Try: headwater topic list")),
-        KafkaError::Io(_) => Failure::absent(format!("{what}: the connection to the broker failed: {error}")),
+        KafkaError::Io(_) => Failure::absent(format!(
+            "{what}: the connection to the broker failed: {error}. Try: again, once it runs"
+        )),
+        KafkaError::Refused {
+            code: INVALID_TOPIC,
+            text,
+        } if !text.contains("Try:") => Failure::usage(format!(
+            "{what}: {error}. Try: up to 249 letters, digits, '.', '_' and '-'"
+        )),
+        KafkaError::Refused {
+            code: INVALID_TOPIC | INVALID_PARTITIONS | INVALID_CONFIG,
+            ..
+        } => Failure::usage(format!("{what}: {error}")),
         _ => Failure::failed(format!("{what}: {error}")),
     }
 }

@@ -5,7 +5,9 @@ use std::io::Write as _;
 use clap::Subcommand;
 
 use super::{ConfigArgs, Failure};
+use crate::compact::Keys;
 use crate::config::{self, Config, Env};
+use crate::route::Router;
 
 /// `headwater config`
 #[derive(Subcommand)]
@@ -42,7 +44,20 @@ impl Configuration {
 
 /// Reads a configuration and has every room look at its part.
 pub(super) fn load(args: &ConfigArgs) -> Result<Config, Failure> {
-    Ok(Config::load(args.config.as_deref(), &args.set, &Env::process())?)
+    let config = Config::load(args.config.as_deref(), &args.set, &Env::process())?;
+    let file = args
+        .config
+        .as_ref()
+        .map_or("the embedded default".to_owned(), |path| path.display().to_string());
+    Router::compile(&config.routes).map_err(|e| Failure::usage(format!("{file}:{}: {}", e.line, e.why)))?;
+    for path in config
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.psk_file.as_ref())
+    {
+        Keys::read(path).map_err(Failure::usage)?;
+    }
+    Ok(config)
 }
 
 fn print(text: &str) -> Result<(), Failure> {

@@ -9,16 +9,17 @@ use clap::{Args, Parser, Subcommand};
 mod bench;
 mod broker;
 mod check;
-pub mod client;
+mod client;
 mod configuration;
+mod demo;
 mod failure;
 mod logs;
 mod moment;
 mod output;
 mod process;
 mod produce;
-pub mod send;
-pub mod sensors;
+mod send;
+mod sensors;
 mod serve;
 mod tail;
 mod topic;
@@ -38,6 +39,8 @@ struct Cli {
 enum Command {
     /// Run the broker in the foreground until SIGTERM or SIGINT
     Serve(serve::Serve),
+    /// The main job on this machine's own readings, within a minute, with a kill -9 in the middle
+    Demo(demo::Demo),
     /// Check or print configurations
     #[command(subcommand)]
     Config(configuration::Configuration),
@@ -75,6 +78,7 @@ struct ConfigArgs {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(command) => command.run(),
+        Command::Demo(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Topic(command) => command.run(),
         Command::Produce(command) => command.run(),

@@ -17,6 +17,12 @@ impl Out {
         writeln!(self.0, "{line}").map_err(|e| Failure::output(&e))
     }
 
+    /// Bytes as they are, and the end of a line.
+    pub(super) fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let written = self.0.write_all(bytes).and_then(|()| self.0.write_all(b"\n"));
+        written.map_err(|e| Failure::output(&e))
+    }
+
     /// One JSON object as one line.
     pub(super) fn json(&mut self, value: &serde_json::Value) -> Result<(), Failure> {
         self.line(&value.to_string())

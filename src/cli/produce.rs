@@ -36,7 +36,7 @@ pub(super) struct Produce {
     #[arg(long, conflicts_with = "key_separator")]
     key: Option<String>,
     /// Splits each line into key and value at the first of these
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key_separator: Option<String>,
     /// A header of every record
     #[arg(long, value_name = "NAME=VALUE")]
@@ -79,9 +79,10 @@ impl Produce {
         let partitions = client.topic(&self.topic, true).map_err(failed)?.partitions;
         if let Some(partition) = self.partition.filter(|p| !partitions.contains(&Partition(*p))) {
             let text = format!(
-                "topic {:?} has {} partitions and none numbered {partition}",
+                "topic {:?} has {} partitions and none numbered {partition}. Try: --partition 0 to {}",
                 self.topic,
-                partitions.len()
+                partitions.len(),
+                partitions.len().saturating_sub(1)
             );
             return Err(Failure::absent(text));
         }
@@ -150,15 +151,13 @@ impl Produce {
         let (key, value) = match &self.key_separator {
             None => (self.key.as_ref().map(|key| key.as_bytes().to_vec()), line),
             Some(separator) => {
-                let separator = separator.as_bytes();
                 let at = line
-                    .windows(separator.len().max(1))
-                    .position(|window| window == separator);
+                    .windows(separator.len())
+                    .position(|window| window == separator.as_bytes());
                 let Some(at) = at else {
                     let text = format!(
-                        "the line {:?} has no {:?} in it",
+                        "the line {:?} has no {separator:?} in it. Try: lines such as press-1{separator}21.5",
                         super::output::printable(line),
-                        self.key_separator
                     );
                     return Err(Failure::usage(text));
                 };

@@ -16,8 +16,8 @@ use crate::compact::Keys;
 use link::Link;
 use queue::HostQueue;
 
-mod link;
-mod queue;
+pub(super) mod link;
+pub(super) mod queue;
 
 /// Room for frames of 16 KiB.
 const FRAME: usize = 16_640;

@@ -22,6 +22,9 @@ pub(super) struct Serve {
     /// The least important events that are written
     #[arg(long, value_enum, default_value = "info", value_name = "LEVEL")]
     log_level: LogLevel,
+    /// End, as on SIGTERM, when the process that started this one does
+    #[arg(long, hide = true)]
+    end_with_parent: bool,
 }
 
 impl Serve {
@@ -31,6 +34,10 @@ impl Serve {
             config.node.data_dir = data_dir;
         }
         logs::start(self.log_format, self.log_level);
+        if self.end_with_parent {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+                .map_err(|error| Failure::failed(format!("the end of the parent cannot be watched: {error}")))?;
+        }
         let options = net::ServeOptions {
             process: process::facts,
         };

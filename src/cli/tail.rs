@@ -63,8 +63,10 @@ impl Tail {
         let mut readings = self.begin(&mut client).map_err(failed)?;
         if readings.is_empty() {
             return Err(Failure::absent(format!(
-                "topic {:?} has no partition {:?}",
-                self.topic, self.partition
+                "topic {:?} has no partition {}. Try: headwater topic describe {}",
+                self.topic,
+                self.partition.unwrap_or(0),
+                self.topic
             )));
         }
         let mut out = Out::new();
@@ -164,7 +166,7 @@ impl Tail {
         }
         let text = |part: &Option<bytes::Bytes>| part.as_deref().map_or("-".to_owned(), printable);
         if self.values {
-            return out.line(&String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()));
+            return out.raw(record.value.as_deref().unwrap_or_default());
         }
         let time = to_rfc3339(record.timestamp_ms);
         out.line(&format!(

@@ -12,10 +12,10 @@ import time
 import unittest
 
 SUITES = {
-    "clients": ["test_librdkafka", "test_kafka_python", "test_aiokafka", "test_kcat", "test_java", "test_mqtt", "test_mosquitto", "test_cli"],
+    "clients": ["test_librdkafka", "test_kafka_python", "test_aiokafka", "test_kcat", "test_java", "test_mqtt", "test_mosquitto", "test_cli", "test_demo"],
     "input": ["test_input"],
     "abuse": ["test_abuse", "test_abuse_kafka"],
-    "upstream": ["test_upstream"],
+    "upstream": ["test_upstream", "test_demo_upstream"],
     "kill": ["test_kill"],
 }
 

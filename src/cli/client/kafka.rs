@@ -126,10 +126,6 @@ pub struct TopicMetadata {
 pub struct Fetched {
     /// Which partition.
     pub partition: Partition,
-    /// First offset still there.
-    pub log_start: Offset,
-    /// The offset that the next record gets.
-    pub high_watermark: Offset,
     /// Records from the offset asked for on, with their offsets.
     pub records: Vec<(Offset, Record)>,
     /// Where to go on.
@@ -194,6 +190,15 @@ impl KafkaClient {
             }
         };
         Ok(answer.topics.into_iter().map(topic).collect())
+    }
+
+    /// Host and port of every broker, as it tells clients to connect to.
+    pub fn brokers(&mut self) -> Result<Vec<(String, u16)>, KafkaError> {
+        let answer = self.call(8, &MetadataRequest::default().with_topics(Some(Vec::new())))?;
+        let broker = |b: kafka_protocol::messages::metadata_response::MetadataResponseBroker| {
+            (b.host.to_string(), u16::try_from(b.port).unwrap_or_default())
+        };
+        Ok(answer.brokers.into_iter().map(broker).collect())
     }
 
     /// One topic that must be there.
@@ -278,8 +283,6 @@ impl KafkaClient {
             let (records, next) = unpack(part.records.unwrap_or_default(), offset)?;
             fetched.push(Fetched {
                 partition,
-                log_start: Offset::from_kafka(part.log_start_offset).unwrap_or_default(),
-                high_watermark: Offset::from_kafka(part.high_watermark).unwrap_or_default(),
                 records,
                 next,
             });

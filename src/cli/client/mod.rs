@@ -1,8 +1,8 @@
-//! Small blocking clients of the broker's protocols, for the commands, the demo, the benches and the tests that kill a broker.
+//! Small blocking clients of the broker's protocols, for the commands, the demo and the benches.
 
-pub mod kafka;
-pub mod mqtt;
-mod mqtt_packet;
+pub(super) mod kafka;
+pub(super) mod mqtt;
+pub(super) mod mqtt_packet;
 #[cfg(test)]
 mod tests;
 

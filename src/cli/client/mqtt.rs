@@ -1,5 +1,5 @@
-//! A blocking MQTT client, 3.1.1 and 5: publishes at QoS 0, 1 and 2, keeps what is not acknowledged and resends it in order after
-//! a reconnect, subscribes and receives.
+//! A blocking MQTT publisher, 3.1.1 and 5: publishes at QoS 1 and 2, keeps what is not acknowledged and resends it in order after
+//! a reconnect. It subscribes to nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::dial;
-use super::mqtt_packet::{self as packet, PUBACK, PUBCOMP, PUBREC, PUBREL, Packet};
+use super::mqtt_packet::{self as packet, PUBREL, Packet};
 
 /// Protocol level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,6 @@ pub struct MqttOptions {
     pub client_id: String,
     /// 3.1.1 or 5.
     pub level: Level,
-    /// Begin a new session at the first connect; reconnects never do.
-    pub clean_start: bool,
     /// MQTT 5: seconds for which the broker keeps the session.
     pub session_expiry_s: u32,
     /// Keep alive; 0 is none.
@@ -45,27 +43,11 @@ impl MqttOptions {
             address: address.into(),
             client_id: client_id.into(),
             level,
-            clean_start: false,
             session_expiry_s: 3600,
             keep_alive_s: 60,
             timeout: Duration::from_secs(10),
         }
     }
-}
-
-/// A message from the broker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// MQTT topic.
-    pub topic: String,
-    /// Payload.
-    pub payload: Vec<u8>,
-    /// Quality of service of the delivery.
-    pub qos: u8,
-    /// It may have been delivered before.
-    pub dup: bool,
-    /// It is a retained one.
-    pub retain: bool,
 }
 
 /// Why the client cannot go on.
@@ -107,8 +89,6 @@ pub enum Event {
         /// 0, or the broker's reason.
         code: u8,
     },
-    /// A message of a subscription.
-    Message(Message),
     /// Nothing within the time.
     Idle,
 }
@@ -132,18 +112,13 @@ pub struct MqttClient {
     id: u16,
     token: u64,
     unacked: VecDeque<Unacked>,
-    /// Ids of QoS 2 messages received but not released.
-    received: Vec<u16>,
     events: VecDeque<Event>,
-    granted: Option<(u16, u8)>,
-    resent: u64,
 }
 
 impl MqttClient {
     /// Connects and waits for CONNACK.
     pub fn connect(options: MqttOptions) -> Result<Self, MqttError> {
         let stream = dial(&options.address, options.timeout)?;
-        let clean_start = options.clean_start;
         let mut client = Self {
             options,
             stream,
@@ -152,12 +127,9 @@ impl MqttClient {
             id: 0,
             token: 0,
             unacked: VecDeque::new(),
-            received: Vec::new(),
             events: VecDeque::new(),
-            granted: None,
-            resent: 0,
         };
-        client.greet(clean_start)?;
+        client.greet()?;
         Ok(client)
     }
 
@@ -166,7 +138,7 @@ impl MqttClient {
     pub fn reconnect(&mut self) -> Result<(), MqttError> {
         self.stream = dial(&self.options.address, self.options.timeout)?;
         self.input.clear();
-        self.greet(false)?;
+        self.greet()?;
         let mut out = Vec::new();
         for u in &self.unacked {
             out.extend(match u.released {
@@ -174,7 +146,6 @@ impl MqttClient {
                 false => packet::publish(self.options.level, &u.topic, &u.payload, u.qos, u.id, true),
             });
         }
-        self.resent += self.unacked.len() as u64;
         Ok(self.stream.write_all(&out)?)
     }
 
@@ -188,27 +159,20 @@ impl MqttClient {
         self.unacked.len()
     }
 
-    /// Packets that were sent again.
-    pub fn resent(&self) -> u64 {
-        self.resent
-    }
-
-    /// Publishes; the token comes back in `Event::Acked` (never for QoS 0). After an error the message is kept for `reconnect`,
-    /// unless its QoS is 0. The caller bounds how many are unacknowledged.
+    /// Publishes at QoS 1 or 2; the token comes back in `Event::Acked`. After an error the message is kept for `reconnect`. The
+    /// caller bounds how many are unacknowledged.
     pub fn publish(&mut self, topic: &str, payload: &[u8], qos: u8) -> Result<u64, MqttError> {
+        assert!(matches!(qos, 1 | 2), "QoS 0 has no acknowledgement to wait for");
         self.token += 1;
-        let (token, id) = (self.token, if qos > 0 { self.free_id() } else { 0 });
-        if qos > 0 {
-            let (topic, payload) = (topic.to_owned(), payload.to_vec());
-            self.unacked.push_back(Unacked {
-                token,
-                id,
-                topic,
-                payload,
-                qos,
-                released: false,
-            });
-        }
+        let (token, id) = (self.token, self.free_id());
+        self.unacked.push_back(Unacked {
+            token,
+            id,
+            topic: topic.to_owned(),
+            payload: payload.to_vec(),
+            qos,
+            released: false,
+        });
         let bytes = packet::publish(self.options.level, topic, payload, qos, id, false);
         self.stream.write_all(&bytes)?;
         Ok(token)
@@ -236,57 +200,13 @@ impl MqttClient {
         }
     }
 
-    /// Waits until at most `most` publishes are unacknowledged and gives what was acknowledged; messages stay queued.
-    pub fn settle(&mut self, most: usize) -> Result<Vec<(u64, u8)>, MqttError> {
-        let until = Instant::now() + self.options.timeout;
-        while self.unacked.len() > most {
-            if !self.digest()? && !self.read(self.left(until)?)? {
-                return Err(timed_out("an acknowledgement"));
-            }
-        }
-        let mut acked = Vec::new();
-        self.events.retain(|event| match event {
-            Event::Acked { token, code } => {
-                acked.push((*token, *code));
-                false
-            }
-            _ => true,
-        });
-        Ok(acked)
-    }
-
-    /// Subscribes to one filter; the QoS granted.
-    pub fn subscribe(&mut self, filter: &str, qos: u8) -> Result<u8, MqttError> {
-        let id = self.free_id();
-        self.stream
-            .write_all(&packet::subscribe(self.options.level, id, filter, qos))?;
-        let until = Instant::now() + self.options.timeout;
-        loop {
-            match self.granted.take() {
-                Some((granted_id, code)) if granted_id == id && code < 0x80 => return Ok(code),
-                Some((granted_id, code)) if granted_id == id => {
-                    return Err(MqttError::Refused("the subscription", code));
-                }
-                _ => {}
-            }
-            if !self.digest()? && !self.read(self.left(until)?)? {
-                return Err(timed_out("SUBACK"));
-            }
-        }
-    }
-
-    /// Sends PINGREQ.
-    pub fn ping(&mut self) -> Result<(), MqttError> {
-        Ok(self.stream.write_all(&packet::PINGREQ)?)
-    }
-
     /// Says goodbye; the session stays as long as it was agreed.
     pub fn disconnect(mut self) -> Result<(), MqttError> {
         Ok(self.stream.write_all(&packet::DISCONNECT)?)
     }
 
-    fn greet(&mut self, clean_start: bool) -> Result<(), MqttError> {
-        self.stream.write_all(&packet::connect(&self.options, clean_start))?;
+    fn greet(&mut self) -> Result<(), MqttError> {
+        self.stream.write_all(&packet::connect(&self.options, false))?;
         let until = Instant::now() + self.options.timeout;
         loop {
             match self.next_packet()? {
@@ -321,24 +241,6 @@ impl MqttClient {
                 self.stream.write_all(&packet::acknowledge(PUBREL, id))?;
             }
             Packet::PubComp { id, .. } => self.done(id, 0),
-            Packet::Publish { message, id: None } => self.events.push_back(Event::Message(message)),
-            Packet::Publish { message, id: Some(id) } if message.qos == 1 => {
-                self.events.push_back(Event::Message(message));
-                self.stream.write_all(&packet::acknowledge(PUBACK, id))?;
-            }
-            Packet::Publish { message, id: Some(id) } => {
-                if !self.received.contains(&id) {
-                    self.received.push(id);
-                    self.events.push_back(Event::Message(message));
-                }
-                self.stream.write_all(&packet::acknowledge(PUBREC, id))?;
-            }
-            Packet::PubRel { id } => {
-                self.received.retain(|r| *r != id);
-                self.stream.write_all(&packet::acknowledge(PUBCOMP, id))?;
-            }
-            Packet::SubAck { id, codes } => self.granted = Some((id, codes.first().copied().unwrap_or(0x80))),
-            Packet::PingResp => {}
             Packet::Disconnect { code } => return Err(MqttError::Refused("the connection", code)),
             Packet::ConnAck { .. } => return Err(MqttError::Protocol("a second CONNACK".to_owned())),
         }
@@ -357,7 +259,7 @@ impl MqttClient {
     }
 
     fn next_packet(&mut self) -> Result<Option<Packet>, MqttError> {
-        match packet::decode(self.options.level, &self.input).map_err(MqttError::Protocol)? {
+        match packet::decode(&self.input).map_err(MqttError::Protocol)? {
             Some((packet, used)) => {
                 self.input.drain(..used);
                 Ok(Some(packet))

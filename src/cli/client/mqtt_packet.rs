@@ -9,33 +9,25 @@
     clippy::panic
 )]
 
-use super::mqtt::{Level, Message, MqttOptions};
+use super::mqtt::{Level, MqttOptions};
 
 /// A packet from the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Packet {
+pub(in crate::cli) enum Packet {
     ConnAck { session_present: bool, code: u8 },
-    Publish { message: Message, id: Option<u16> },
     PubAck { id: u16, code: u8 },
     PubRec { id: u16, code: u8 },
-    PubRel { id: u16 },
     PubComp { id: u16, code: u8 },
-    SubAck { id: u16, codes: Vec<u8> },
-    PingResp,
     Disconnect { code: u8 },
 }
 
-/// The packet kinds that only carry an id.
-pub(super) const PUBACK: u8 = 0x40;
-pub(super) const PUBREC: u8 = 0x50;
-pub(super) const PUBREL: u8 = 0x62;
-pub(super) const PUBCOMP: u8 = 0x70;
-/// Fixed headers of packets without a body.
-pub(super) const PINGREQ: [u8; 2] = [0xc0, 0];
-pub(super) const DISCONNECT: [u8; 2] = [0xe0, 0];
+/// First byte of PUBREL.
+pub(in crate::cli) const PUBREL: u8 = 0x62;
+/// DISCONNECT, which has no body.
+pub(in crate::cli) const DISCONNECT: [u8; 2] = [0xe0, 0];
 
 /// CONNECT.
-pub(super) fn connect(options: &MqttOptions, clean_start: bool) -> Vec<u8> {
+pub(in crate::cli) fn connect(options: &MqttOptions, clean_start: bool) -> Vec<u8> {
     let mut body = Vec::new();
     put_text(&mut body, "MQTT");
     body.push(match options.level {
@@ -55,7 +47,7 @@ pub(super) fn connect(options: &MqttOptions, clean_start: bool) -> Vec<u8> {
 }
 
 /// PUBLISH. A QoS above 0 has an id.
-pub(super) fn publish(level: Level, topic: &str, payload: &[u8], qos: u8, id: u16, dup: bool) -> Vec<u8> {
+pub(in crate::cli) fn publish(level: Level, topic: &str, payload: &[u8], qos: u8, id: u16, dup: bool) -> Vec<u8> {
     let mut body = Vec::with_capacity(payload.len().saturating_add(topic.len()).saturating_add(8));
     put_text(&mut body, topic);
     if qos > 0 {
@@ -68,20 +60,9 @@ pub(super) fn publish(level: Level, topic: &str, payload: &[u8], qos: u8, id: u1
     framed(0x30 | (qos << 1) | if dup { 0x08 } else { 0 }, &body)
 }
 
-/// PUBACK, PUBREC, PUBREL or PUBCOMP with success, which MQTT 5 lets out.
-pub(super) fn acknowledge(kind: u8, id: u16) -> Vec<u8> {
+/// A packet that only carries an id, with success, which MQTT 5 lets out.
+pub(in crate::cli) fn acknowledge(kind: u8, id: u16) -> Vec<u8> {
     framed(kind, &id.to_be_bytes())
-}
-
-/// SUBSCRIBE to one filter.
-pub(super) fn subscribe(level: Level, id: u16, filter: &str, qos: u8) -> Vec<u8> {
-    let mut body = id.to_be_bytes().to_vec();
-    if level == Level::V5 {
-        body.push(0);
-    }
-    put_text(&mut body, filter);
-    body.push(qos);
-    framed(0x82, &body)
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -106,7 +87,7 @@ fn framed(first: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// The first packet in `bytes` and how many it takes; `None` while it is not all there.
-pub(super) fn decode(level: Level, bytes: &[u8]) -> Result<Option<(Packet, usize)>, String> {
+pub(in crate::cli) fn decode(bytes: &[u8]) -> Result<Option<(Packet, usize)>, String> {
     let Some((first, rest)) = bytes.split_first() else {
         return Ok(None);
     };
@@ -117,8 +98,7 @@ pub(super) fn decode(level: Level, bytes: &[u8]) -> Result<Option<(Packet, usize
     let Some(body) = bytes.get(from..).and_then(|rest| rest.get(..length)) else {
         return Ok(None);
     };
-    let packet =
-        body_of(level, *first, &mut Cursor(body)).ok_or_else(|| format!("a packet of kind {first:#x} ends early"))?;
+    let packet = body_of(*first, &mut Cursor(body)).ok_or_else(|| format!("a packet of kind {first:#x} ends early"))?;
     Ok(Some((
         packet.ok_or_else(|| format!("packet kind {first:#x} is not for a client"))?,
         from.saturating_add(length),
@@ -126,29 +106,12 @@ pub(super) fn decode(level: Level, bytes: &[u8]) -> Result<Option<(Packet, usize
 }
 
 /// Outer `None`: it ends early; inner: not a kind that a client gets.
-fn body_of(level: Level, first: u8, body: &mut Cursor<'_>) -> Option<Option<Packet>> {
-    let v5 = level == Level::V5;
+fn body_of(first: u8, body: &mut Cursor<'_>) -> Option<Option<Packet>> {
     Some(Some(match first >> 4 {
         2 => Packet::ConnAck {
             session_present: body.u8()? & 1 == 1,
             code: body.u8()?,
         },
-        3 => {
-            let qos = (first >> 1) & 3;
-            let topic = String::from_utf8_lossy(body.prefixed()?).into_owned();
-            let id = if qos > 0 { Some(body.u16()?) } else { None };
-            if v5 {
-                body.skip_properties()?;
-            }
-            let message = Message {
-                topic,
-                payload: body.0.to_vec(),
-                qos,
-                dup: first & 0x08 != 0,
-                retain: first & 1 != 0,
-            };
-            Packet::Publish { message, id }
-        }
         4 => Packet::PubAck {
             id: body.u16()?,
             code: body.u8().unwrap_or(0),
@@ -157,22 +120,10 @@ fn body_of(level: Level, first: u8, body: &mut Cursor<'_>) -> Option<Option<Pack
             id: body.u16()?,
             code: body.u8().unwrap_or(0),
         },
-        6 => Packet::PubRel { id: body.u16()? },
         7 => Packet::PubComp {
             id: body.u16()?,
             code: body.u8().unwrap_or(0),
         },
-        9 => {
-            let id = body.u16()?;
-            if v5 {
-                body.skip_properties()?;
-            }
-            Packet::SubAck {
-                id,
-                codes: body.0.to_vec(),
-            }
-        }
-        13 => Packet::PingResp,
         14 => Packet::Disconnect {
             code: body.u8().unwrap_or(0),
         },
@@ -212,16 +163,5 @@ impl<'a> Cursor<'a> {
 
     fn u16(&mut self) -> Option<u16> {
         self.take(2)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
-    }
-
-    fn prefixed(&mut self) -> Option<&'a [u8]> {
-        let length = self.u16()?;
-        self.take(usize::from(length))
-    }
-
-    fn skip_properties(&mut self) -> Option<()> {
-        let (length, used) = varint(self.0).ok().flatten()?;
-        self.take(used)?;
-        self.take(length).map(|_| ())
     }
 }

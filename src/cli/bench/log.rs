@@ -2,8 +2,6 @@
 //! bytes in the same groups. The ratio travels between machines, the figures do not.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,44 +10,36 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use clap::{Args, Subcommand};
+use clap::Args;
 
 use crate::config::Config;
 use crate::log::{Append, Committed, Log, OpenOptions as LogOptions, Opening, Submission, Ticket};
 use crate::metrics::Metrics;
 use crate::model::{Now, Record, Topic};
 
-use super::Failure;
-
-/// Size of the raw ring.
-const RING_BYTES: usize = 64 << 20;
-
-/// Measures this machine
-#[derive(Subcommand)]
-pub enum Bench {
-    /// Durable appends through the log, against raw writes and syncs of the same size
-    Log(BenchLog),
-}
+use super::super::Failure;
+use super::ring::{RING_BYTES, Ring, Scratch, turns};
+use super::table::{Table, percentiles};
 
 /// Arguments of `bench log`.
 #[derive(Args)]
-pub struct BenchLog {
+pub(in crate::cli) struct BenchLog {
     /// Directory on the disk to be measured; a new one is made in it and removed
     #[arg(long, default_value = ".")]
     dir: PathBuf,
-    /// Producers, each with one record outstanding
-    #[arg(long, default_value_t = 16)]
-    producers: usize,
+    /// How many producers, each with one record outstanding; measured one after the other
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,16,256", value_parser = clap::value_parser!(u32).range(1..))]
+    producers: Vec<u32>,
     /// Bytes of a record's value
     #[arg(long, default_value_t = 1024)]
     bytes: usize,
-    /// Seconds of each of the two measurements
+    /// Seconds of each measurement, and of the raw one beside it
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Topics' partitions
+    /// Partitions of the topic
     #[arg(long, default_value_t = 4)]
     partitions: u32,
-    /// One JSON object instead of text
+    /// One JSON object a line
     #[arg(long)]
     json: bool,
 }
@@ -72,56 +62,42 @@ struct Figures {
     ratio: f64,
 }
 
-impl Bench {
-    /// Runs it.
-    pub fn run(self) -> Result<(), Failure> {
-        let Self::Log(bench) = self;
-        bench.run()
-    }
-}
-
 impl BenchLog {
-    fn run(self) -> Result<(), Failure> {
-        let failed = |what: &str, error: &dyn std::fmt::Display| Failure::failed(format!("{what}: {error}"));
-        let dir = self.dir.join(format!("headwater-bench-{}", std::process::id()));
-        let measured = self
-            .measure(&dir)
-            .map_err(|error| failed("the bench could not be run", &error));
-        let _ = std::fs::remove_dir_all(&dir);
-        let figures = measured?;
-        if self.json {
-            let line = serde_json::to_string(&figures).map_err(|error| failed("cannot print", &error))?;
-            println!("{line}");
-        } else {
-            figures.print();
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let mut table = Table::new(&Figures::HEADINGS, self.json)?;
+        for producers in &self.producers {
+            let scratch = Scratch::new(&self.dir)?;
+            let measured = self.measure(&scratch.path().join("log"), *producers as usize);
+            let figures = measured.map_err(|error| Failure::failed(format!("the bench could not be run: {error}")))?;
+            table.row(&figures.cells(), &figures)?;
         }
         Ok(())
     }
 
-    /// The two are measured in turns, so that a disk that becomes slower or faster meanwhile does so for both.
-    fn measure(&self, dir: &Path) -> Result<Figures, Box<dyn std::error::Error>> {
-        const ROUNDS: u32 = 3;
-        let slice = Duration::from_secs(self.seconds.max(1)) / ROUNDS;
-        let mut log = LogBench::open(self, dir)?;
-        let ring = Ring::new(&dir.join("ring"))?;
+    /// The log and the disk in turns, the disk with groups of the log's mean size so far.
+    fn measure(&self, dir: &Path, producers: usize) -> Result<Figures, Box<dyn std::error::Error>> {
+        let (count, turn) = turns(self.seconds);
+        let mut log = LogBench::open(self, dir, producers)?;
+        let ring = Ring::new(&dir.with_file_name("ring"))?;
         // The first writes find everything cold.
         log.run(Duration::from_millis(300))?;
         log.forget();
-        let (mut raw_latencies, mut raw_time, mut group_bytes) = (Vec::new(), Duration::ZERO, 0);
-        for _ in 0..ROUNDS {
-            log.run(slice)?;
-            group_bytes = log.group_bytes(self.bytes);
-            raw_time += ring.run(group_bytes, slice, &mut raw_latencies)?;
+        let (mut raw_latencies, mut raw_time, mut raw_bytes) = (Vec::new(), Duration::ZERO, 0);
+        for _ in 0..count {
+            log.run(turn)?;
+            let (group_bytes, before) = (log.group_bytes(self.bytes), raw_latencies.len());
+            raw_time += ring.run(group_bytes, turn, &mut raw_latencies)?;
+            raw_bytes += group_bytes * (raw_latencies.len() - before);
         }
         let (records, commits, time) = (log.latencies.len() as f64, log.commits as f64, log.time.as_secs_f64());
         let raw_syncs = raw_latencies.len() as f64 / raw_time.as_secs_f64();
         let log_mb = records * self.bytes as f64 / time / 1e6;
-        let raw_mb = raw_syncs * group_bytes as f64 / 1e6;
+        let raw_mb = raw_bytes as f64 / raw_time.as_secs_f64() / 1e6;
         let (ack_p50_us, ack_p99_us) = percentiles(&mut log.latencies);
         let (raw_p50_us, _) = percentiles(&mut raw_latencies);
         log.close()?;
         Ok(Figures {
-            producers: self.producers,
+            producers,
             record_bytes: self.bytes,
             records_per_second: records / time,
             commits_per_second: commits / time,
@@ -129,7 +105,7 @@ impl BenchLog {
             log_mb_per_second: log_mb,
             ack_p50_us,
             ack_p99_us,
-            group_bytes,
+            group_bytes: raw_bytes / raw_latencies.len().max(1),
             raw_syncs_per_second: raw_syncs,
             raw_mb_per_second: raw_mb,
             raw_p50_us,
@@ -139,32 +115,31 @@ impl BenchLog {
 }
 
 impl Figures {
-    fn print(&self) {
-        println!("{} producers, records of {} bytes", self.producers, self.record_bytes);
-        println!(
-            "log   {:>9.0} records/s  {:>7.0} commits/s of {:>6.1} records  {:>8.2} MB/s  ack p50 {} us, p99 {} us",
-            self.records_per_second,
-            self.commits_per_second,
-            self.records_per_commit,
-            self.log_mb_per_second,
-            self.ack_p50_us,
-            self.ack_p99_us
-        );
-        println!(
-            "raw   {:>9.0} syncs/s of {} bytes  {:>8.2} MB/s  p50 {} us",
-            self.raw_syncs_per_second, self.group_bytes, self.raw_mb_per_second, self.raw_p50_us
-        );
-        println!("ratio {:.2}", self.ratio);
-    }
-}
+    const HEADINGS: [&str; 9] = [
+        "producers",
+        "records/s",
+        "commits/s",
+        "records each",
+        "ack p50 us",
+        "ack p99 us",
+        "raw syncs/s",
+        "raw p50 us",
+        "ratio to raw",
+    ];
 
-fn percentiles(latencies_us: &mut [u64]) -> (u64, u64) {
-    latencies_us.sort_unstable();
-    let at = |part: f64| {
-        let place = (latencies_us.len() as f64 * part) as usize;
-        latencies_us.get(place).copied().unwrap_or_default()
-    };
-    (at(0.5), at(0.99))
+    fn cells(&self) -> [String; 9] {
+        [
+            self.producers.to_string(),
+            format!("{:.0}", self.records_per_second),
+            format!("{:.0}", self.commits_per_second),
+            format!("{:.1}", self.records_per_commit),
+            self.ack_p50_us.to_string(),
+            self.ack_p99_us.to_string(),
+            format!("{:.0}", self.raw_syncs_per_second),
+            self.raw_p50_us.to_string(),
+            format!("{:.2}", self.ratio),
+        ]
+    }
 }
 
 /// The log with its threads and what was measured of it.
@@ -181,7 +156,7 @@ struct LogBench {
 }
 
 impl LogBench {
-    fn open(bench: &BenchLog, dir: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+    fn open(bench: &BenchLog, dir: &Path, producers: usize) -> Result<Self, Box<dyn std::error::Error>> {
         let config = Config::default();
         let metrics = Arc::new(Metrics::default());
         let start = Instant::now();
@@ -225,7 +200,7 @@ impl LogBench {
             threads: vec![writing, reading, checkpointing],
             topic: Topic::parse("bench").map_err(|error| error.to_string())?,
             value: value.into(),
-            producers: bench.producers,
+            producers,
             latencies: Vec::new(),
             commits: 0,
             time: Duration::ZERO,
@@ -357,45 +332,5 @@ impl Wake for Woken {
                 sleeping.unpark();
             }
         }
-    }
-}
-
-/// A preallocated file that is written round and round, with a sync after each write.
-struct Ring {
-    file: File,
-    at: std::cell::Cell<usize>,
-}
-
-impl Ring {
-    fn new(path: &Path) -> std::io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)?;
-        let zeroes = vec![0; 1 << 20];
-        for at in (0..RING_BYTES).step_by(zeroes.len()) {
-            file.write_all_at(&zeroes, at as u64)?;
-        }
-        file.sync_all()?;
-        let at = std::cell::Cell::new(0);
-        Ok(Self { file, at })
-    }
-
-    fn run(&self, group_bytes: usize, duration: Duration, latencies_us: &mut Vec<u64>) -> std::io::Result<Duration> {
-        let group: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(group_bytes).collect();
-        let start = Instant::now();
-        while start.elapsed() < duration {
-            if self.at.get() + group_bytes > RING_BYTES {
-                self.at.set(0);
-            }
-            let before = Instant::now();
-            self.file.write_all_at(&group, self.at.get() as u64)?;
-            self.file.sync_data()?;
-            latencies_us.push(before.elapsed().as_micros() as u64);
-            self.at.set(self.at.get() + group_bytes);
-        }
-        Ok(start.elapsed())
     }
 }
