@@ -92,7 +92,7 @@ impl Queue {
     pub(super) fn wait(&self, patience: Duration, linger: Option<Duration>) {
         let waiting = self.wait_while(self.lock(), patience, |waiting| waiting.items.is_empty());
         if let Some(linger) = linger.filter(|_| !waiting.items.is_empty()) {
-            self.wait_while(waiting, linger, |waiting| !waiting.congested);
+            drop(self.wait_while(waiting, linger, |waiting| !waiting.congested));
         }
     }
 
