@@ -88,7 +88,7 @@ mod tests {
     fn stuffed(src: &[u8]) -> ([u8; 1200], usize) {
         let mut buf = [0xaa; 1200];
         let from = overhead(src.len());
-        buf[from..from + src.len()].copy_from_slice(src);
+        buf[from..][..src.len()].copy_from_slice(src);
         let n = stuff_in_place(&mut buf, from, src.len()).unwrap();
         (buf, n)
     }
