@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::model::{Now, Offset, Partition, Peer, Record, Session};
 
 mod commands;
+mod commit;
 mod device;
 mod intake;
 mod session;
