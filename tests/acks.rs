@@ -6,11 +6,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Waker;
 
+use bytes::Bytes;
+use headwater::compact;
 use headwater::config::{Config, Env, Listener, Protocol};
+use headwater::kafka;
+use headwater::kafka_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use headwater::kafka_wire::messages::{ProduceRequest, TopicName};
+use headwater::kafka_wire::{LENGTH_BYTES, StrBytes, decode_response, encode_request};
 use headwater::log::{Log, OpenOptions, Opening, Writer};
 use headwater::metrics::Metrics;
-use headwater::model::{Now, Peer, Session};
+use headwater::model::batch::pack;
+use headwater::model::{Now, Peer, Record, Session};
 use headwater::mqtt::Broker;
+use headwater_wire::{Hello, Message, Publish, encode};
 
 const NOW: Now = Now {
     mono_us: 1_000_000,
@@ -126,13 +134,159 @@ fn pubcomp_waits_until_the_id_is_gone_and_a_resend_after_a_crash_is_stored_once(
     writer.run(|| NOW).expect("commits");
     session.poll(NOW);
     assert_eq!(session.output().take(), b"\x70\x02\x00\x02");
-    let records: u64 = log
-        .topics()
+    assert_eq!(records(&log), 1);
+}
+
+/// A frame of the compact protocol.
+fn frame(message: &Message<'_>) -> Vec<u8> {
+    let mut out = vec![0; 512];
+    let bytes = encode(message, &mut out).expect("room");
+    out.truncate(bytes);
+    out
+}
+
+/// A session of the compact protocol, and what it says to Hello: device `a` in epoch 5 has sequences from 1 on.
+fn greeted(broker: &Arc<compact::Broker>) -> (Box<dyn Session>, Vec<u8>) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7420));
+    let listener = Listener {
+        protocol: Protocol::Compact,
+        address,
+        allow_anonymous: true,
+        psk_file: None,
+    };
+    let peer = Peer {
+        address,
+        local: address,
+    };
+    let mut session = broker.session(peer, &listener, Waker::noop().clone(), 1, NOW);
+    let hello = frame(&Message::Hello(Hello {
+        version: 1,
+        device: "a",
+        epoch: 5,
+        next: 1,
+        frame_bytes_max: 256,
+        proof: None,
+    }));
+    let said = send(&mut session, &hello);
+    (session, said)
+}
+
+fn hello_ack(config: &Config, last: u64) -> Vec<u8> {
+    frame(&Message::HelloAck(headwater_wire::HelloAck {
+        time_ms: NOW.wall_ms,
+        last,
+        window: 8192,
+        frame_bytes_max: config.limits.compact_frame_bytes.try_into().expect("a frame"),
+        idle_ms: 90_000,
+    }))
+}
+
+fn reading(sequence: u64) -> Vec<u8> {
+    frame(&Message::Publish(Publish {
+        sequence,
+        time: None,
+        channel: "t",
+        payload: b"one",
+    }))
+}
+
+#[test]
+fn a_compact_ack_waits_for_its_commit_and_a_crash_between_the_two_stores_nothing_twice() {
+    let directory = Directory::new("compact");
+    let config = Config::parse("acks.toml", "", &[], &Env::fixed()).expect("a configuration");
+    let metrics = || Arc::new(Metrics::default());
+    let (log, writer) = directory.open(&config);
+    let broker = compact::Broker::new(&config, log.clone(), metrics()).expect("a broker");
+    let (mut session, said) = greeted(&broker);
+    assert_eq!(said, hello_ack(&config, 0));
+    assert_eq!(send(&mut session, &reading(1)), b"", "no Ack before the commit");
+    assert_eq!(send(&mut session, &reading(2)), b"", "nor for the next");
+    let ping = frame(&Message::Ping(9));
+    assert_eq!(send(&mut session, &ping), frame(&Message::Pong(9)), "but it lives");
+    log.stop();
+    writer.run(|| NOW).expect("commits");
+    session.poll(NOW);
+    assert_eq!(session.output().take(), frame(&Message::Ack(2)));
+    // The device never heard it, and the broker is a new one: Hello says what is stored, a resend is stored no more.
+    drop((session, broker, log));
+    let (log, writer) = directory.open(&config);
+    let broker = compact::Broker::new(&config, log.clone(), metrics()).expect("a broker");
+    let (mut session, said) = greeted(&broker);
+    assert_eq!(said, hello_ack(&config, 2));
+    assert_eq!(send(&mut session, &reading(2)), frame(&Message::Ack(2)));
+    assert_eq!(send(&mut session, &reading(3)), b"", "no Ack before the commit");
+    log.stop();
+    writer.run(|| NOW).expect("commits");
+    session.poll(NOW);
+    assert_eq!(session.output().take(), frame(&Message::Ack(3)));
+    assert_eq!(records(&log), 3);
+}
+
+/// What is stored, over all topics.
+fn records(log: &Log) -> u64 {
+    let topics = log.topics();
+    let partitions = topics
         .iter()
-        .flat_map(|t| (0..t.partitions).filter_map(|p| log.bounds(t.name.as_str(), headwater::model::Partition(p))))
-        .map(|b| b.high_watermark.0)
-        .sum();
-    assert_eq!(records, 1);
+        .flat_map(|t| (0..t.partitions).map(|p| (&t.name, headwater::model::Partition(p))));
+    let bounds = partitions.filter_map(|(name, p)| log.bounds(name.as_str(), p));
+    bounds.map(|b| b.high_watermark.0).sum()
+}
+
+#[test]
+fn a_produce_response_waits_for_its_commit() {
+    const PRODUCE: i16 = 8;
+    let directory = Directory::new("produce");
+    let text = "[[topic]]\nname = \"t\"\npartitions = 1\n";
+    let config = Config::parse("acks.toml", text, &[], &Env::fixed()).expect("a configuration");
+    let (log, writer) = directory.open(&config);
+    let broker = kafka::Broker::new(&config, log.clone(), Arc::new(Metrics::default()), 1).expect("a broker");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9092));
+    let peer = Peer {
+        address,
+        local: address,
+    };
+    let mut waiting = Vec::new();
+    for acks in [1, -1] {
+        let mut session = broker.session(peer, Waker::noop().clone(), NOW);
+        assert_eq!(
+            send(&mut session, &produce(PRODUCE, acks)),
+            b"",
+            "acks={acks}: no response before the commit"
+        );
+        waiting.push((acks, session));
+    }
+    log.stop();
+    writer.run(|| NOW).expect("commits");
+    for (offset, (acks, mut session)) in (0..).zip(waiting) {
+        session.poll(NOW);
+        let said = Bytes::from(session.output().take());
+        let (_, response) = decode_response::<ProduceRequest>(PRODUCE, said.slice(LENGTH_BYTES..)).expect("a response");
+        let part = &response.responses[0].partition_responses[0];
+        assert_eq!((part.error_code, part.base_offset), (0, offset), "acks={acks}");
+    }
+    assert_eq!(records(&log), 2);
+}
+
+fn produce(version: i16, acks: i16) -> Vec<u8> {
+    let record = Record {
+        value: Some(Bytes::from_static(b"one")),
+        timestamp_ms: NOW.wall_ms,
+        ..Record::default()
+    };
+    let data = PartitionProduceData::default()
+        .with_index(0)
+        .with_records(Some(Bytes::from(pack(&[record]))));
+    let topic = TopicProduceData::default()
+        .with_name(TopicName(StrBytes::from_static_str("t")))
+        .with_partition_data(vec![data]);
+    let request = ProduceRequest::default()
+        .with_transactional_id(None)
+        .with_acks(acks)
+        .with_timeout_ms(1000)
+        .with_topic_data(vec![topic]);
+    encode_request(version, 1, "acks", &request)
+        .expect("a request")
+        .to_vec()
 }
 
 /// Input that stands still while the writer does, and goes on after it: how much of `flood` was taken, and every answer.

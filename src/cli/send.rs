@@ -271,8 +271,12 @@ impl Run<'_> {
             "" => "no acknowledgement came",
             why => why,
         };
+        let hint = match self.args.state {
+            Some(_) => "the same --state once the broker is back; it keeps them",
+            None => "--state FILE, which keeps them for the next run",
+        };
         let text = format!(
-            "{}: {why} for {} s; {} records wait. Try: --state FILE keeps them for the next run",
+            "{}: {why} for {} s; {} records wait. Try: {hint}",
             self.args.broker,
             self.args.timeout,
             self.client.queue().len()

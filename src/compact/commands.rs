@@ -1,5 +1,5 @@
 //! Downlink: the records of the topic `commands` whose key is the device id, one at a time, each until the device says that it
-//! is carried out. The cursor is stored behind the device's row, so that commands sent while a device sleeps are delivered when
+//! is carried out. All partitions are read: not every producer puts a key where Kafka's default partitioner would. The cursor is stored behind the device's row, so that commands sent while a device sleeps are delivered when
 //! it is back: at least once, in order, as long as they are retained. It is stored within a second of the CommandAck or with
 //! the device's next records, so a crash may deliver a command again, never skip one.
 //!
@@ -16,7 +16,6 @@ use super::broker::Broker;
 use super::row::{Cursor, cursor_key};
 use crate::log::{Expect, ReadBatches, ReadRequest, StateChange, Submission, Table, Ticket, Watch};
 use crate::model::batch::Batch;
-use crate::model::name::partition_of_key;
 use crate::model::{Now, Offset, Partition, Record};
 
 /// The topic that commands come from.
@@ -38,6 +37,13 @@ pub(super) struct Sending<'a> {
     pub(super) payload: &'a [u8],
 }
 
+/// One partition of the topic.
+struct Lane {
+    /// Where the next read begins; the cursor stays behind it until the queue is done.
+    read_next: u64,
+    watch: Option<(u64, Watch)>,
+}
+
 struct Pending {
     id: u64,
     offset: u64,
@@ -49,13 +55,14 @@ pub(super) struct Commands {
     broker: Arc<Broker>,
     device: Arc<str>,
     cursor: Option<Cursor>,
+    lanes: Vec<Lane>,
+    /// The partition read last: all that is in the queue is from there.
+    reading: usize,
     queue: VecDeque<Pending>,
-    /// Where the next read begins; the cursor stays behind it until the queue is done.
-    read_next: u64,
     ticket: Option<Ticket<ReadBatches>>,
-    watch: Option<(u64, Watch)>,
     /// The front of the queue was sent then.
     sent_us: Option<u64>,
+    /// Not to look before this.
     look_us: u64,
     store_us: Option<u64>,
 }
@@ -63,15 +70,14 @@ pub(super) struct Commands {
 impl Commands {
     /// After a Hello; `cursor` is what the log has.
     pub(super) fn new(broker: Arc<Broker>, device: Arc<str>, cursor: Option<Vec<u8>>) -> Self {
-        let cursor = cursor.as_deref().and_then(Cursor::decode);
         Self {
             broker,
             device,
-            read_next: cursor.map_or(0, |c| c.offset),
-            cursor,
+            cursor: cursor.as_deref().and_then(Cursor::decode),
+            lanes: Vec::new(),
+            reading: 0,
             queue: VecDeque::new(),
             ticket: None,
-            watch: None,
             sent_us: None,
             look_us: 0,
             store_us: None,
@@ -80,7 +86,8 @@ impl Commands {
 
     pub(super) fn deadline_us(&self) -> Option<u64> {
         let resend = self.sent_us.map(|at| at.saturating_add(RESEND_MS.saturating_mul(1000)));
-        let look = (self.queue.is_empty() && self.ticket.is_none() && self.watch.is_none()).then_some(self.look_us);
+        let watched = !self.lanes.is_empty() && self.lanes.iter().all(|lane| lane.watch.is_some());
+        let look = (self.queue.is_empty() && self.ticket.is_none() && !watched).then_some(self.look_us);
         [resend, look, self.store_us].into_iter().flatten().min()
     }
 
@@ -129,7 +136,7 @@ impl Commands {
     /// Stores the cursor.
     pub(super) fn store(&mut self, waker: &Waker) {
         self.store_us = None;
-        let Some(cursor) = self.cursor else { return };
+        let Some(cursor) = &self.cursor else { return };
         let change = StateChange {
             table: Table::Devices,
             key: cursor_key(&self.device),
@@ -149,12 +156,13 @@ impl Commands {
     fn done(&mut self, now: Now) {
         self.sent_us = None;
         let Some(done) = self.queue.pop_front() else { return };
-        let offset = match self.queue.is_empty() {
-            true => self.read_next,
-            false => done.offset.saturating_add(1),
+        let read_next = self.lanes.get(self.reading).map(|lane| lane.read_next);
+        let offset = match read_next.filter(|_| self.queue.is_empty()) {
+            Some(read_next) => read_next,
+            None => done.offset.saturating_add(1),
         };
-        if let Some(cursor) = &mut self.cursor {
-            cursor.offset = offset;
+        if let Some(place) = self.cursor.as_mut().and_then(|c| c.offsets.get_mut(self.reading)) {
+            *place = offset;
         }
         self.store_us = self.store_us.or(Some(now.after_ms(STORE_MS)));
     }
@@ -163,7 +171,7 @@ impl Commands {
     fn look(&mut self, waker: &Waker, now: Now) {
         // A few steps at most: each read either brings commands, moves on, or waits.
         for _ in 0..8 {
-            if !self.queue.is_empty() {
+            if !self.queue.is_empty() || now.mono_us < self.look_us {
                 return;
             }
             if let Some(ticket) = &mut self.ticket {
@@ -171,10 +179,7 @@ impl Commands {
                 self.ticket = None;
                 match result {
                     Ok(read) => self.take(&read),
-                    Err(_) => {
-                        self.look_us = now.after_ms(LOOK_MS);
-                        return;
-                    }
+                    Err(_) => self.look_us = now.after_ms(LOOK_MS),
                 }
                 continue;
             }
@@ -182,55 +187,80 @@ impl Commands {
                 return;
             }
         }
+        // There is more: again with the next turn.
         self.look_us = now.mono_us;
     }
 
-    /// Starts a read or a watch; whether there may be something at once.
+    /// Starts a read, or watches every partition; whether there may be something at once.
     fn follow(&mut self, waker: &Waker, now: Now) -> bool {
-        let log = &self.broker.log;
+        let log = self.broker.log.clone();
         let Some(topic) = log.topic(TOPIC) else {
-            self.watch = None;
+            self.lanes.clear();
             self.look_us = now.after_ms(LOOK_MS);
             return false;
         };
-        let partition = partition_of_key(self.device.as_bytes(), topic.partitions);
-        let Some(bounds) = log.bounds(TOPIC, partition) else {
-            self.look_us = now.after_ms(LOOK_MS);
-            return false;
-        };
-        let same = |c: &Cursor| c.topic_id == topic.id && c.partition == partition.0;
-        if !self.cursor.as_ref().is_some_and(same) {
-            // A device that was never here, or another topic of that name: from the first that is there.
-            self.read_next = bounds.log_start.0;
-            self.watch = None;
-        }
-        self.read_next = self.read_next.clamp(bounds.log_start.0, bounds.high_watermark.0);
-        self.cursor = Some(Cursor {
-            topic_id: topic.id,
-            partition: partition.0,
-            offset: self.read_next,
-        });
-        if self.read_next == bounds.high_watermark.0 {
-            if !self.watch.as_ref().is_some_and(|(at, _)| *at == self.read_next) {
-                let watch = log.watch_partition(&topic.name, partition, Offset(self.read_next), waker);
-                self.watch = Some((self.read_next, watch));
+        let partitions = usize::try_from(topic.partitions).unwrap_or(usize::MAX);
+        // A device that was never here, another topic of that name, or more partitions: from the first that is there.
+        let cursor = match self.cursor.take().filter(|c| c.topic_id == topic.id) {
+            Some(cursor) => cursor,
+            None => {
+                self.lanes.clear();
+                Cursor {
+                    topic_id: topic.id,
+                    offsets: Vec::new(),
+                }
             }
-            return false;
-        }
-        self.watch = None;
-        let request = ReadRequest {
-            topic: topic.name.clone(),
-            partition: Partition(partition.0),
-            from: Offset(self.read_next),
-            bytes_max: READ_BYTES,
         };
-        self.ticket = Some(log.read(request, waker));
-        true
+        let cursor = self.cursor.insert(cursor);
+        cursor.offsets.resize(partitions, 0);
+        let known = self.lanes.len();
+        self.lanes.extend(cursor.offsets.iter().skip(known).map(|offset| Lane {
+            read_next: *offset,
+            watch: None,
+        }));
+        let after = self.reading.saturating_add(1);
+        for step in 0..partitions {
+            let index = after.saturating_add(step).checked_rem(partitions).unwrap_or(0);
+            let partition = Partition(u32::try_from(index).unwrap_or(u32::MAX));
+            let (Some(lane), Some(place)) = (self.lanes.get_mut(index), cursor.offsets.get_mut(index)) else {
+                continue;
+            };
+            let Some(bounds) = log.bounds(TOPIC, partition) else {
+                lane.watch = None;
+                self.look_us = now.after_ms(LOOK_MS);
+                continue;
+            };
+            lane.read_next = lane.read_next.clamp(bounds.log_start.0, bounds.high_watermark.0);
+            *place = lane.read_next;
+            if lane.read_next == bounds.high_watermark.0 {
+                if lane.watch.as_ref().is_none_or(|(at, _)| *at != lane.read_next) {
+                    let watch = log.watch_partition(&topic.name, partition, Offset(lane.read_next), waker);
+                    lane.watch = Some((lane.read_next, watch));
+                }
+                continue;
+            }
+            lane.watch = None;
+            self.reading = index;
+            let request = ReadRequest {
+                topic: topic.name.clone(),
+                partition,
+                from: Offset(lane.read_next),
+                bytes_max: READ_BYTES,
+            };
+            self.ticket = Some(log.read(request, waker));
+            return true;
+        }
+        false
     }
 
     fn take(&mut self, read: &ReadBatches) {
-        let from = self.read_next;
-        let salt = self.cursor.as_ref().map_or(0, salt_of);
+        let Some(lane) = self.lanes.get_mut(self.reading) else {
+            return;
+        };
+        let from = lane.read_next;
+        // A read that brings nothing must not be asked again and again.
+        lane.read_next = read.offset_next.0.max(from.saturating_add(1));
+        let salt = self.cursor.as_ref().map_or(0, |c| salt_of(&c.topic_id, self.reading));
         for piece in &read.batches {
             for (offset, record) in records(piece) {
                 let ours = record.key.as_deref() == Some(self.device.as_bytes());
@@ -246,8 +276,6 @@ impl Commands {
                 }
             }
         }
-        // A read that brings nothing must not be asked again and again.
-        self.read_next = read.offset_next.0.max(from.saturating_add(1));
     }
 }
 
@@ -257,8 +285,9 @@ fn id_of(offset: u64, salt: u16) -> u64 {
 }
 
 /// FNV-1a over topic id and partition, folded.
-fn salt_of(cursor: &Cursor) -> u16 {
-    let bytes = cursor.topic_id.into_iter().chain(cursor.partition.to_le_bytes());
+fn salt_of(topic_id: &[u8; 16], partition: usize) -> u16 {
+    let partition = u32::try_from(partition).unwrap_or(u32::MAX).to_le_bytes();
+    let bytes = topic_id.iter().copied().chain(partition);
     let hash = bytes.fold(0x811c_9dc5u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });

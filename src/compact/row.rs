@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! key "d" device   value  1, epoch u32, last u64, lost u64, refused u64, seen_ms i64
-//! key "c" device   value  1, topic id 16 bytes, partition u32, offset u64      the next command to look at
+//! key "c" device   value  1, topic id 16 bytes, offset u64 for each partition      the next command to look at
 //! ```
 
 /// A device's sequence state.
@@ -21,11 +21,11 @@ pub struct Row {
 }
 
 /// Where a device's commands go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Cursor {
     pub(super) topic_id: [u8; 16],
-    pub(super) partition: u32,
-    pub(super) offset: u64,
+    /// By partition.
+    pub(super) offsets: Vec<u64>,
 }
 
 /// Key of a device's row.
@@ -73,19 +73,20 @@ impl Cursor {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![1];
         out.extend_from_slice(&self.topic_id);
-        out.extend_from_slice(&self.partition.to_le_bytes());
-        out.extend_from_slice(&self.offset.to_le_bytes());
+        for offset in &self.offsets {
+            out.extend_from_slice(&offset.to_le_bytes());
+        }
         out
     }
 
     pub(super) fn decode(value: &[u8]) -> Option<Self> {
         let mut rest = value.strip_prefix(&[1])?;
-        let cursor = Self {
-            topic_id: take(&mut rest)?,
-            partition: u32::from_le_bytes(take(&mut rest)?),
-            offset: u64::from_le_bytes(take(&mut rest)?),
-        };
-        rest.is_empty().then_some(cursor)
+        let topic_id = take(&mut rest)?;
+        let mut offsets = Vec::new();
+        while !rest.is_empty() {
+            offsets.push(u64::from_le_bytes(take(&mut rest)?));
+        }
+        Some(Self { topic_id, offsets })
     }
 }
 
@@ -96,6 +97,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 
@@ -112,9 +114,9 @@ mod tests {
         assert_eq!(Row::decode(&row.encode()[..36]), None);
         let cursor = Cursor {
             topic_id: [5; 16],
-            partition: 3,
-            offset: 1 << 40,
+            offsets: vec![1 << 40, 0, u64::MAX],
         };
-        assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor));
+        assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor.clone()));
+        assert_eq!(Cursor::decode(&cursor.encode()[..40]), None);
     }
 }

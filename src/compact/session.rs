@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::{Bytes, BytesMut};
-use headwater_wire::{Code, Hello, HelloAck, Message, NONCE_BYTES, PROOF_BYTES, Time, VERSION, WireError};
+use headwater_wire::{CRC_BYTES, Code, Hello, HelloAck, Message, NONCE_BYTES, PROOF_BYTES, Time, VERSION, WireError};
 
 use super::broker::{Broker, Held};
 use super::commands::Commands;
@@ -150,6 +150,10 @@ impl CompactSession {
             Ok(message) => message.len(),
             Err(error) => return self.damaged(error),
         };
+        let decoded = message_bytes.saturating_add(CRC_BYTES);
+        if decoded > self.broker.frame_bytes_max {
+            return self.damaged(WireError::TooLarge(decoded));
+        }
         buf.truncate(message_bytes);
         let frame = buf.freeze();
         self.bad_run = 0;

@@ -498,7 +498,7 @@ fn limits(s: &mut Section<'_>) -> Result<Limits, Mistake> {
         handshake_ms: s.duration_ms("handshake", "100ms", "10m", "10s")?,
         kafka_request_bytes: s.size("kafka_request", "64KiB", "256MiB", "8MiB")?,
         kafka_fetch_bytes: s.size("kafka_fetch", "64KiB", "256MiB", "4MiB")?,
-        compact_frame_bytes: s.size("compact_frame", "64B", "1MiB", "16KiB")?,
+        compact_frame_bytes: s.size("compact_frame", "256B", "1MiB", "16KiB")?,
         compact_devices: s.number("compact_devices", 1..=1_000_000, 10_000)? as usize,
     })
 }

@@ -14,6 +14,7 @@ mod appends;
 mod check;
 mod conformance;
 mod files;
+mod golden;
 mod retention;
 mod ring;
 mod writer;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::log::{Append, Submission};
 use crate::model::Topic;
+use crate::model::batch::{Batch, pack};
 
 fn command(bench: &Bench, key: &str, value: &str) {
     let record = Record {
@@ -74,4 +75,55 @@ fn the_first_command_of_a_topic_that_was_made_anew_has_another_id() {
     let topic = Topic::parse("commands").unwrap();
     bench.log.delete_topic(&topic, Waker::noop()).take().unwrap().unwrap();
     assert_ne!(first("close"), before);
+}
+
+#[test]
+fn a_command_comes_whichever_partition_its_producer_chose() {
+    let bench = Bench::new();
+    // Makes the topic, in the partition that the key has by Kafka's own rule.
+    command(&bench, "pump-7", "0");
+    let topic = bench.log.topic("commands").unwrap();
+    let elsewhere = |partition: u32, value: &str| {
+        let records = [Record {
+            key: Some("pump-7".into()),
+            value: Some(value.to_owned().into()),
+            timestamp_ms: START.wall_ms,
+            ..Record::default()
+        }];
+        let append = Append::Batch {
+            topic: topic.name.clone(),
+            partition: Partition(partition),
+            batch: Batch::parse(pack(&records).into()).unwrap(),
+        };
+        let submission = Submission {
+            appends: vec![append],
+            state: Vec::new(),
+        };
+        bench.log.submit(submission, Waker::noop()).take().unwrap().unwrap();
+    };
+    for partition in 0..topic.partitions {
+        elsewhere(partition, &format!("a{partition}"));
+    }
+    let (mut found, mut ids) = (Vec::new(), std::collections::HashSet::new());
+    let mut line = bench.session();
+    let mut said = line.hello(5, 1).split_off(1);
+    while let Some(Said::Command(id, _, payload)) = said.pop() {
+        assert!(ids.insert(id), "an id came twice");
+        found.push(String::from_utf8(payload).unwrap());
+        if found.len() == 3 {
+            // Another session goes on where this one was.
+            line.session.gone(START);
+            line = bench.session();
+            line.hello(5, 1);
+        }
+        line.send(&Message::CommandAck(id), START);
+        said = line.said();
+        if found.len() == 5 {
+            elsewhere(3, "b3");
+            line.session.poll(START);
+            said = line.said();
+        }
+    }
+    found.sort();
+    assert_eq!(found, ["0", "a0", "a1", "a2", "a3", "b3"]);
 }

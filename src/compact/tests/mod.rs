@@ -1,4 +1,5 @@
 //! The broker side over an in-memory log: with frames made here, and against the device crate over a bad line.
+#![allow(clippy::arithmetic_side_effects, clippy::panic)]
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -12,6 +13,7 @@ use crate::metrics::Metrics;
 use crate::model::{Now, Offset, Partition, Peer, Record, Session};
 
 mod commands;
+mod commit;
 mod device;
 mod intake;
 mod session;

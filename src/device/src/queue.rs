@@ -236,6 +236,7 @@ impl<const N: usize> Queue for RamQueue<N> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     extern crate std;
     use super::*;

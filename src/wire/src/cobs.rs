@@ -82,6 +82,7 @@ pub(crate) fn unstuff_in_place(buf: &mut [u8]) -> Result<usize, WireError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 

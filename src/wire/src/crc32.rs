@@ -15,6 +15,7 @@ pub(crate) fn checksum(bytes: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     #[test]
     fn the_check_value_of_the_catalogue_comes_out() {

@@ -153,6 +153,7 @@ impl<'b> BatchWriter<'b> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use crate::{Hello, Publish};

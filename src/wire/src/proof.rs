@@ -50,6 +50,7 @@ pub fn proof_matches(
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 

@@ -92,6 +92,7 @@ impl<const N: usize> Receiver<N> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 

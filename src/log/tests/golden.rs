@@ -1,0 +1,191 @@
+//! Golden rows of the store: what `tests/golden/store.txt` says is written byte for byte, and read back as what it says.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::str::FromStr;
+
+use super::super::layout::{BatchEntry, Directory, PartitionKey, journal_key};
+use super::super::producers::{Producer, Sequenced};
+use super::super::store::StoreError;
+
+const STORE: &str = include_str!("../../../tests/golden/store.txt");
+
+/// One line: its name, its bytes, and what they say. A field that comes several times keeps its order.
+struct Vector {
+    name: &'static str,
+    bytes: Vec<Vec<u8>>,
+    fields: HashMap<&'static str, Vec<&'static str>>,
+}
+
+impl Vector {
+    fn number<T: FromStr<Err: Debug>>(&self, name: &str) -> T {
+        self.fields[name][0].parse().unwrap()
+    }
+
+    /// Every `name=a,b,c` of the line.
+    fn rows<const N: usize>(&self, name: &str) -> Vec<[i128; N]> {
+        let row = |text: &&str| {
+            let numbers: Vec<i128> = text.split(',').map(|n| n.parse().unwrap()).collect();
+            numbers.try_into().unwrap()
+        };
+        self.fields.get(name).into_iter().flatten().map(row).collect()
+    }
+
+    fn partition(&self) -> PartitionKey {
+        let [topic, partition] = self.rows("partition")[0];
+        partition_key(topic, partition)
+    }
+
+    fn entries(&self) -> Vec<BatchEntry> {
+        let append_ms = self.number("append_ms");
+        let entry = |[
+            topic,
+            partition,
+            base_offset,
+            records,
+            bytes,
+            max_timestamp,
+            leader_epoch,
+        ]: [i128; 7]| BatchEntry {
+            partition: partition_key(topic, partition),
+            base_offset: base_offset.try_into().unwrap(),
+            records: records.try_into().unwrap(),
+            bytes: bytes.try_into().unwrap(),
+            max_timestamp: max_timestamp.try_into().unwrap(),
+            append_ms,
+            leader_epoch: leader_epoch.try_into().unwrap(),
+        };
+        self.rows("entry").into_iter().map(entry).collect()
+    }
+}
+
+fn partition_key(topic: i128, partition: i128) -> PartitionKey {
+    PartitionKey {
+        topic: topic.try_into().unwrap(),
+        partition: partition.try_into().unwrap(),
+    }
+}
+
+fn vectors(kind: &str) -> Vec<Vector> {
+    let lines = STORE.lines().filter(|line| line.split(' ').next() == Some(kind));
+    let found: Vec<_> = lines.map(vector).collect();
+    assert!(!found.is_empty(), "no vector of kind {kind}");
+    found
+}
+
+fn vector(line: &'static str) -> Vector {
+    let mut words = line.split(' ').skip(1);
+    let name = words.next().unwrap();
+    let (mut bytes, mut fields) = (Vec::new(), HashMap::<_, Vec<_>>::new());
+    for word in words {
+        match word.split_once('=') {
+            Some((field, value)) => fields.entry(field).or_default().push(value),
+            None => bytes.push(hex(word)),
+        }
+    }
+    Vector { name, bytes, fields }
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(byte).collect()
+}
+
+/// Every changed bit of a row with a checksum is damage.
+fn every_bit_counts<T: Debug>(name: &str, bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, StoreError>) {
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut bad = bytes.to_vec();
+            bad[at] ^= 1 << bit;
+            let result = decode(&bad);
+            assert!(
+                matches!(result, Err(StoreError::Damaged(_))),
+                "{name}: byte {at}, bit {bit}: {result:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn directories_of_journal_rows_are_as_they_were() {
+    for vector in vectors("directory") {
+        let (bytes, entries) = (&vector.bytes[0], vector.entries());
+        assert_eq!(
+            Directory::encode(&entries, vector.number("append_ms")),
+            bytes,
+            "{}",
+            vector.name
+        );
+        let row_bytes = bytes.len() + entries.iter().map(|e| e.bytes as usize).sum::<usize>();
+        assert_eq!(
+            Directory::decode(bytes),
+            Ok(Directory { row_bytes, entries }),
+            "{}",
+            vector.name
+        );
+        every_bit_counts(vector.name, bytes, Directory::decode);
+    }
+}
+
+#[test]
+fn segment_rows_are_as_they_were() {
+    for vector in vectors("segment") {
+        let [key, value] = &vector.bytes[..] else {
+            panic!("{}", vector.name)
+        };
+        let [entry] = &vector.entries()[..] else {
+            panic!("{}", vector.name)
+        };
+        assert_eq!(entry.partition.segment(entry.base_offset), *key, "{}", vector.name);
+        assert_eq!(entry.encode_segment(), *value, "{}", vector.name);
+        assert_eq!(
+            BatchEntry::decode_segment(key, value).as_ref(),
+            Ok(entry),
+            "{}",
+            vector.name
+        );
+        every_bit_counts(vector.name, value, |value| BatchEntry::decode_segment(key, value));
+    }
+}
+
+#[test]
+fn producers_are_as_they_were() {
+    for vector in vectors("producer") {
+        let [key, value] = &vector.bytes[..] else {
+            panic!("{}", vector.name)
+        };
+        let batch = |[first, last, base_offset]: [i128; 3]| Sequenced {
+            first: first.try_into().unwrap(),
+            last: last.try_into().unwrap(),
+            base_offset: base_offset.try_into().unwrap(),
+        };
+        let producer = Producer {
+            epoch: vector.number("epoch"),
+            last_ms: vector.number("last_ms"),
+            batches: vector.rows("batch").into_iter().map(batch).collect(),
+        };
+        assert_eq!(
+            vector.partition().producer(vector.number("id")),
+            *key,
+            "{}",
+            vector.name
+        );
+        assert_eq!(producer.encode(), *value, "{}", vector.name);
+        assert_eq!(Producer::decode(value), Ok(producer), "{}", vector.name);
+    }
+}
+
+#[test]
+fn keys_of_pieces_are_as_they_were() {
+    for vector in vectors("journal") {
+        let key = journal_key(vector.number("row"), vector.number("piece"));
+        assert_eq!(key, vector.bytes[0], "{}", vector.name);
+    }
+    for vector in vectors("segment-piece") {
+        let key = vector
+            .partition()
+            .segment_piece(vector.number("base_offset"), vector.number("piece"));
+        assert_eq!(key, vector.bytes[0], "{}", vector.name);
+        assert_eq!(PartitionKey::parse(&key), Ok(vector.partition()), "{}", vector.name);
+    }
+}
