@@ -56,6 +56,21 @@ class Load(threading.Thread):
             self.failure = failure
 
 
+def remember_pubrec(client):
+    """paho forgets PUBREC when an attempt to connect fails: the next one publishes the message anew, without DUP, though PUBREL
+    has gone out already, and no broker can know it again (MQTT 5, 4.3.3: it must not be sent again after PUBREC). With this it
+    stays at PUBREL."""
+    reset = client._messages_reconnect_reset_out
+
+    def kept():
+        released = [m for m in client._out_messages.values() if m.state == paho.mqtt_ms_resend_pubrel]
+        reset()
+        for m in released:
+            m.state = paho.mqtt_ms_resend_pubrel
+
+    client._messages_reconnect_reset_out = kept
+
+
 class Mqtt(Load):
     """A session that outlives the broker: paho resends what is not acked, with the same packet id."""
 
@@ -67,6 +82,7 @@ class Mqtt(Load):
     def load(self):
         client = Client(self.broker.mqtt, self.version, client_id=self.key, clean=False, expiry=3600)
         client.paho.reconnect_delay_set(0.05, 0.2)
+        remember_pubrec(client.paho)
         mids = {}
         while not self.ended.is_set():
             with client.changed:
