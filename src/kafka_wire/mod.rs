@@ -104,7 +104,7 @@ impl fmt::Display for WireError {
             Self::Length(n) => write!(f, "a frame of {n} bytes cannot be a Kafka message"),
             Self::TooLong { bytes, bytes_max } => write!(
                 f,
-                "a frame of {bytes} bytes is past the limit of {bytes_max}. Try: check that the peer speaks Kafka without TLS, or raise limits.kafka_request_bytes"
+                "a frame of {bytes} bytes is past the limit of {bytes_max}. Try: check that the other side speaks Kafka, and without TLS"
             ),
             Self::Truncated { at, need, have } => {
                 write!(

@@ -24,6 +24,9 @@ use crate::model::{End, Now, Session};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 * 1024;
+/// Room for the rest of a frame that did not come whole: with less left there is more of it made, but not more than this at once.
+const READ_ROOM_BYTES_MIN: usize = 4096;
+const READ_ROOM_BYTES_MAX: usize = 1 << 20;
 /// Reads in one turn, so that one busy peer does not starve the others.
 const READS_A_TURN: usize = 4;
 /// Segments in one vectored write.
@@ -81,6 +84,7 @@ pub async fn drive(
         stream,
         session,
         unused: Vec::new(),
+        unused_bytes: 0,
         timer: Timer::never(),
         timer_at_us: None,
         room: None,
@@ -110,8 +114,10 @@ pub async fn drive(
 struct Connection {
     stream: Async<TcpStream>,
     session: Box<dyn Session>,
-    /// What the session left unused.
+    /// What the session left unused: the first `unused_bytes` of it. The rest is room for what comes, cleared once and not again
+    /// for every read.
     unused: Vec<u8>,
+    unused_bytes: usize,
     timer: Timer,
     timer_at_us: Option<u64>,
     room: Option<Watch>,
@@ -196,42 +202,51 @@ impl Connection {
 
     /// Lets the session use what it left; false when it wants no more now.
     fn offer_unused(&mut self, now: Now) -> bool {
-        while !self.unused.is_empty() {
-            if self.session.end().is_some() || !self.session.wants_input() {
-                return false;
+        let mut from = 0;
+        let mut wants = true;
+        while wants && from < self.unused_bytes {
+            wants = self.session.end().is_none() && self.session.wants_input();
+            if !wants {
+                break;
             }
-            let used = self.session.input(&self.unused, now);
+            let used = self.session.input(&self.unused[from..self.unused_bytes], now);
             self.frames_seen |= used > 0;
             if used == 0 {
                 break;
             }
-            self.unused.drain(..used);
+            from += used;
         }
-        if self.unused.is_empty() && self.unused.capacity() > 0 {
+        if from > 0 {
+            self.unused.copy_within(from..self.unused_bytes, 0);
+            self.unused_bytes -= from;
+        }
+        if self.unused_bytes == 0 && self.unused.capacity() > 0 {
             self.unused = Vec::new();
         }
-        self.session.end().is_none() && self.session.wants_input()
+        wants && self.session.end().is_none() && self.session.wants_input()
     }
 
-    /// One read from the socket: into what is unused when there is some, else into the shared buffer.
+    /// One read from the socket. A frame of which much has come is gathered where it is; little goes in front of the shared
+    /// buffer again, so that a peer that sends many small frames is read in large pieces.
     fn read_once(&mut self, now: Now) -> io::Result<usize> {
         let mut socket = self.stream.get_ref();
-        if !self.unused.is_empty() {
-            let have = self.unused.len();
-            let wanted = self
-                .session
-                .frame_bytes_wanted()
-                .saturating_sub(have)
-                .clamp(4096, 1 << 20);
-            self.unused.resize(have + wanted, 0);
-            let got = socket.read(&mut self.unused[have..]);
-            self.unused.truncate(have + got.as_ref().copied().unwrap_or(0));
-            return got;
+        let have = self.unused_bytes;
+        if have > READ_ROOM_BYTES_MIN {
+            if self.unused.len() - have < READ_ROOM_BYTES_MIN {
+                let wanted = self.session.frame_bytes_wanted().saturating_sub(have);
+                // At most as much again as has come: a length alone takes no memory.
+                let room = wanted.min(have).clamp(READ_ROOM_BYTES_MIN, READ_ROOM_BYTES_MAX);
+                self.unused.resize(have + room, 0);
+            }
+            let got = socket.read(&mut self.unused[have..])?;
+            self.unused_bytes += got;
+            return Ok(got);
         }
         READ_BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(READ_BYTES, 0);
-            let got = socket.read(buffer)?;
-            let mut rest = &buffer[..got];
+            buffer[..have].copy_from_slice(&self.unused[..have]);
+            let got = socket.read(&mut buffer[have..])?;
+            let mut rest = &buffer[..have + got];
             while !rest.is_empty() && self.session.end().is_none() && self.session.wants_input() {
                 let used = self.session.input(rest, now);
                 self.frames_seen |= used > 0;
@@ -240,7 +255,9 @@ impl Connection {
                 }
                 rest = &rest[used..];
             }
+            self.unused.clear();
             self.unused.extend_from_slice(rest);
+            self.unused_bytes = rest.len();
             Ok(got)
         })
     }

@@ -73,6 +73,22 @@ class Kafka(AbuseTest):
                 raw.send(struct.pack(">i", len(inner)) + inner).half_close()
                 raw.until_closed(5)
 
+    def test_requests_in_pieces_are_taken_whole(self):
+        self.create("pieces")
+        # Around the sizes at which a connection reads differently: a frame in rest, one with much to come, one beyond a read.
+        values = [bytes([n]) * size for n, size in enumerate((10, 4000, 5000, 70_000, 900_000, 10))]
+        frames = [produce("pieces", batch(record(value))) for value in values]
+        stream = b"".join(frame_bytes(frame) for frame in frames)
+        for piece in (1447, 65_537):
+            with self.subTest(piece), Raw(self.broker.kafka) as raw:
+                for at in range(0, len(stream), piece):
+                    raw.send(stream[at : at + piece])
+                    time.sleep(0.0002)
+                for _ in frames:
+                    (length,) = struct.unpack(">i", raw.read(4))
+                    self.assertEqual(produce_error(raw.read(length)), 0)
+        self.assertEqual([r.value for r in read_topic(self.broker.bootstrap, "pieces")], [b"first"] + 2 * values)
+
     def test_corrupt_batches_are_refused_as_kafka_does_and_nothing_is_stored(self):
         self.create("corrupt")
         good = batch(record(b"good"))
@@ -99,9 +115,11 @@ class Kafka(AbuseTest):
 
     def test_a_compression_bomb_is_refused_within_bounded_memory(self):
         self.create("bomb")
+        # Made before connecting: it takes longer than a connection may stay silent.
+        attack = produce("bomb", batch(bomb(300 << 20), attributes=1))
         before = self.broker.resident_bytes()
         with Raw(self.broker.kafka) as raw:
-            error = produce_error(raw.kafka(produce("bomb", batch(bomb(300 << 20), attributes=1)), 20))
+            error = produce_error(raw.kafka(attack, 20))
         self.assertIn(error, (2, 10, 87))
         self.assertLess(self.broker.resident_bytes() - before, 64 << 20)
         self.assertEqual([r.value for r in read_topic(self.broker.bootstrap, "bomb")], [b"first"])
