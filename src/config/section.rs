@@ -7,6 +7,9 @@ use super::error::{Mistake, Place, wrong};
 use super::tree::{Item, Table, Value, quote};
 use super::units;
 
+/// Keys of a table with their values, in the file's order.
+type Entries<'t> = &'t [(String, Item)];
+
 /// A table being read.
 pub(super) struct Section<'t> {
     /// Shown before keys in error texts: `listen.`, or nothing at the top.
@@ -59,7 +62,7 @@ impl<'t> Section<'t> {
     }
 
     /// A sub-table.
-    pub(super) fn table(&mut self, key: &'static str) -> Result<(Place, &'t [(String, Item)]), Mistake> {
+    pub(super) fn table(&mut self, key: &'static str) -> Result<(Place, Entries<'t>), Mistake> {
         match self.take(key) {
             None => Ok((self.place.clone(), &[])),
             Some(Item {

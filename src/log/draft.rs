@@ -99,11 +99,14 @@ impl From<Refused> for Trouble {
     }
 }
 
+/// A value of the rooms above: table and key.
+type Place = (Table, Vec<u8>);
+
 #[derive(Default)]
 struct Plan {
     topics: Vec<TopicState>,
     appends: Vec<Planned>,
-    values: Vec<((Table, Vec<u8>), Option<Vec<u8>>)>,
+    values: Vec<(Place, Option<Vec<u8>>)>,
     producers: HashMap<(PartitionKey, i64), Producer>,
 }
 

@@ -28,6 +28,7 @@ impl Directory {
             metrics: Arc::default(),
             now: START,
             store_id: [7; 16],
+            ring_seed: [8; 16],
         };
         let Opening { log, writer, .. } = Log::open(options).unwrap();
         let metrics = Arc::new(Metrics::default());
