@@ -61,6 +61,7 @@ class AbuseTest(unittest.TestCase):
         # After all the abuse: nothing that was acked is missing, and in order.
         cls.healthy.ended.set()
         cls.healthy.join(30)
+        assert cls.broker.process.poll() is None, cls.broker.log_text()[-3000:]
         got = [int(r.value) for r in read_topic(cls.broker.bootstrap, "telemetry") if r.key == b"healthy/a"]
         assert got == list(range(len(got))) and len(got) >= cls.healthy.acked, (len(got), cls.healthy.acked)
         cls.healthy.client.close()

@@ -221,7 +221,8 @@ class Mqtt(AbuseTest):
                 payload = bytes(20_000)
                 for i in range(20):
                     client.publish_all([(f"slow/{i}", payload) for _ in range(50)])
-                self.assertEqual(len(reader.wait_messages(1000, 30)), 1000)
+                    # One that reads keeps up: what waits for it is bounded as well.
+                    self.assertEqual(len(reader.wait_messages(50 * (i + 1), 30)), 50 * (i + 1))
             self.assertTrue(still_open(qos0), "QoS 0 is dropped, the connection stays")
             self.assertLess(self.broker.resident_bytes(), 96 << 20)
 
@@ -249,9 +250,13 @@ class Http(AbuseTest):
             self.assertTrue(got == b"" or got.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431")), got[:60])
 
     def test_unknown_paths_and_methods_are_told(self):
+        # A name that is not this machine's own comes from a page that wants to reach it through somebody's browser.
+        with Raw(self.broker.http) as raw:
+            got = raw.send(b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").until_closed(5)
+            self.assertEqual(got.split(b" ")[1:2], [b"403"], got[:100])
         for line, status in ((b"GET /../../etc/passwd", b"404"), (b"GET /nothing", b"404"), (b"DELETE /metrics", b"405")):
             with self.subTest(line), Raw(self.broker.http) as raw:
-                got = raw.send(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").until_closed(5)
+                got = raw.send(line + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").until_closed(5)
                 self.assertEqual(got.split(b" ")[1:2], [status], got[:100])
 
 
@@ -262,7 +267,7 @@ class Compact(AbuseTest):
             raw.until_closed(5)
 
     def test_a_frame_without_an_end_is_bounded(self):
-        with self.counted(), Raw(self.broker.compact) as raw:
+        with self.counted("compact_bad_frames_total"), Raw(self.broker.compact) as raw:
             raw.send(b"\x01" * 1_000_000).half_close()
             raw.until_closed(5)
 

@@ -78,7 +78,7 @@ class Kafka(AbuseTest):
         # Around the sizes at which a connection reads differently: a frame in rest, one with much to come, one beyond a read.
         values = [bytes([n]) * size for n, size in enumerate((10, 4000, 5000, 70_000, 900_000, 10))]
         frames = [produce("pieces", batch(record(value))) for value in values]
-        stream = b"".join(frame_bytes(frame) for frame in frames)
+        stream = b"".join(struct.pack(">i", len(frame)) + frame for frame in frames)
         for piece in (1447, 65_537):
             with self.subTest(piece), Raw(self.broker.kafka) as raw:
                 for at in range(0, len(stream), piece):
