@@ -72,8 +72,8 @@ def main():
         loader.testNamePatterns = [f"*{arguments.k}*"] if arguments.k else None
         result = Result()
         began = time.monotonic()
-        for module in SUITES[name]:
-            unittest.TestSuite([loader.loadTestsFromName(module)]).run(result)
+        # One run for all of them: between two runs with one result unittest would tear the last class down twice.
+        unittest.TestSuite([loader.loadTestsFromName(module) for module in SUITES[name]]).run(result)
         bad = len(result.failures) + len(result.errors)
         failed += bad
         seconds = time.monotonic() - began
