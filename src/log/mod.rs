@@ -16,6 +16,7 @@ mod layout;
 mod load;
 mod memory;
 mod open;
+mod ops;
 mod overlay;
 mod partition;
 mod producers;

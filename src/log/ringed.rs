@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::Disk;
 use super::layout::{Fields, damaged};
+use super::ops;
 use super::overlay::{Layer, Overlay, Says};
-use super::ring::{HEADER, Ring, ops};
+use super::ring::{HEADER, RING_BYTES, Ring};
 use super::store::{Each, Map, Op, Store, StoreError, of_io};
 
 /// Key in `Map::Meta`: the number of the newest record whose changes are in the database.
@@ -58,6 +59,7 @@ struct Waiting {
     seq: u64,
     /// Number of the newest record in the database.
     applied: u64,
+    /// Bytes that the records of `newest` take in the ring.
     ring_bytes: u64,
 }
 
@@ -133,6 +135,7 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
                 return Ok(());
             }
             waiting.leaving = Arc::new(std::mem::take(&mut waiting.newest));
+            waiting.ring_bytes = 0;
             (Arc::clone(&waiting.leaving), waiting.seq)
         };
         self.watched(self.database.commit(&with_applied(leaving.ops(), seq)))?;
@@ -172,13 +175,14 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
         record.resize(HEADER, 0);
         ops::encode(ops, &mut record);
         let seq = self.watched(log.ring.append(&mut record).map_err(|error| of_io(&error)))?;
+        let bytes = record.len() as u64;
         if record.capacity() <= RECORD_BYTES_KEPT {
             log.record = record;
         }
         let mut waiting = self.waiting();
         ops.iter().for_each(|op| waiting.newest.apply(op));
         waiting.seq = seq;
-        waiting.ring_bytes = log.ring.waiting_bytes();
+        waiting.ring_bytes += bytes;
         Ok(())
     }
 }
@@ -257,7 +261,7 @@ impl<S: Store + Debug, D: Disk> Store for RingedStore<S, D> {
 
     fn checkpoint_due(&self) -> bool {
         let waiting = self.waiting();
-        waiting.newest.bytes() > WAITING_BYTES || waiting.ring_bytes > super::ring::RING_BYTES / 2
+        waiting.newest.bytes() > WAITING_BYTES || waiting.ring_bytes > RING_BYTES / 2
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {

@@ -16,8 +16,6 @@ use std::io;
 
 use super::disk::Disk;
 
-pub(super) mod ops;
-
 /// Bytes of a new ring. A first lap writes into unwritten blocks and is slower; after that every commit is one run.
 pub const RING_BYTES: u64 = 8 << 20;
 /// What the ring is written in.
@@ -37,7 +35,6 @@ pub struct Ring<D> {
     head: u64,
     /// Records that are not free space yet: seq, place, bytes.
     live: VecDeque<(u64, u64, u64)>,
-    live_bytes: u64,
     seq: u64,
 }
 
@@ -70,7 +67,6 @@ impl<D: Disk> Ring<D> {
             len,
             head,
             live: VecDeque::new(),
-            live_bytes: 0,
             seq: seq.max(freed),
         };
         let mut found = Vec::new();
@@ -85,7 +81,6 @@ impl<D: Disk> Ring<D> {
             let body = read(&ring.disk, at, &ring.id)?.ok_or_else(|| damaged(format!("its record {seq} changed")))?;
             found.push(body);
             ring.live.push_back((seq, at, bytes));
-            ring.live_bytes += bytes;
         }
         Ok((ring, found))
     }
@@ -98,11 +93,6 @@ impl<D: Disk> Ring<D> {
     /// Whether a record with such a body has room now.
     pub fn has_room(&self, body_bytes: usize) -> bool {
         self.place(whole(body_bytes)).is_some()
-    }
-
-    /// Bytes that wait to be freed.
-    pub fn waiting_bytes(&self) -> u64 {
-        self.live_bytes
     }
 
     /// Number of the newest record.
@@ -131,15 +121,12 @@ impl<D: Disk> Ring<D> {
         self.seq = seq;
         self.head = at + bytes;
         self.live.push_back((seq, at, bytes));
-        self.live_bytes += bytes;
         Ok(seq)
     }
 
     /// Records up to this one are durable elsewhere.
     pub fn free(&mut self, seq: u64) {
-        while let Some((.., bytes)) = self.live.pop_front_if(|(number, ..)| *number <= seq) {
-            self.live_bytes -= bytes;
-        }
+        while self.live.pop_front_if(|(number, ..)| *number <= seq).is_some() {}
     }
 
     /// Where a record of `bytes` can go without touching one that is live.

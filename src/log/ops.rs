@@ -1,4 +1,4 @@
-//! The operations of a commit as the body of a record. Little-endian:
+//! The operations of a commit as the body of a record of the ring. Little-endian:
 //! ```text
 //! operations u32, then for each: map u8 | what u8 (0 put, 1 delete, 2 delete until) | key bytes u32 | key | value bytes u32 | value
 //! ```
@@ -6,11 +6,11 @@
 
 use bytes::{Buf, Bytes};
 
-use crate::log::layout::damaged;
-use crate::log::store::{Change, Map, Op, StoreError};
+use super::layout::damaged;
+use super::store::{Change, Map, Op, StoreError};
 
 /// Bytes that the operations take.
-pub(in crate::log) fn encoded_bytes(ops: &[Op]) -> usize {
+pub(super) fn encoded_bytes(ops: &[Op]) -> usize {
     4 + ops.iter().map(|op| 10 + op.key.len() + value_bytes(op)).sum::<usize>()
 }
 
@@ -23,7 +23,7 @@ fn value_bytes(op: &Op) -> usize {
 }
 
 /// Appends the operations to `out`.
-pub(in crate::log) fn encode(ops: &[Op], out: &mut Vec<u8>) {
+pub(super) fn encode(ops: &[Op], out: &mut Vec<u8>) {
     out.extend_from_slice(&(ops.len() as u32).to_le_bytes());
     for op in ops {
         let what = match op.change {
@@ -44,7 +44,7 @@ pub(in crate::log) fn encode(ops: &[Op], out: &mut Vec<u8>) {
 }
 
 /// Reads what `encode` wrote. Its bytes had their CRC checked: what does not fit is our own fault or a format not known here.
-pub(in crate::log) fn decode(body: Vec<u8>) -> Result<Vec<Op>, StoreError> {
+pub(super) fn decode(body: Vec<u8>) -> Result<Vec<Op>, StoreError> {
     let mut rest = Bytes::from(body);
     let short = |_| damaged("a record of the ring ends inside of an operation");
     let count = rest.try_get_u32_le().map_err(short)?;
