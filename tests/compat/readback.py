@@ -2,7 +2,7 @@
 
 import time
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 
 class Record:
@@ -18,17 +18,46 @@ class Record:
         return f"{self.partition}:{self.offset} {self.key!r} = {self.value!r}"
 
 
+def bounds_of(consumer, partition, until):
+    """First offset and high watermark. A Kafka that has just made the topic, or is just back, answers that it does not lead it yet."""
+    while True:
+        try:
+            return consumer.get_watermark_offsets(partition, timeout=10)
+        except KafkaException as e:
+            # librdkafka does not call it retriable; after new metadata it is.
+            if e.args[0].name() not in ("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE") or time.monotonic() >= until:
+                raise
+            consumer.list_topics(partition.topic, timeout=10)
+
+
+def consumer(bootstrap, **more):
+    return Consumer({"bootstrap.servers": bootstrap, "group.id": "unused", "enable.auto.commit": False, "enable.partition.eof": True, **more})
+
+
+def all_bounds(c, topic, until):
+    found = c.list_topics(topic, timeout=10).topics[topic]
+    assert found.error is None, found.error
+    return {p: bounds_of(c, TopicPartition(topic, p), until) for p in sorted(found.partitions)}
+
+
+def bounds_of_topic(bootstrap, topic, seconds=20):
+    """First offset and high watermark by partition."""
+    c = consumer(bootstrap)
+    try:
+        return all_bounds(c, topic, time.monotonic() + seconds)
+    finally:
+        c.close()
+
+
 def read_topic(bootstrap, topic, seconds=20, **more):
     """Every record up to the high watermarks of now, by partition, in offset order."""
-    c = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused", "enable.auto.commit": False, "enable.partition.eof": True, **more})
+    c = consumer(bootstrap, **more)
     try:
-        found = c.list_topics(topic, timeout=10).topics[topic]
-        assert found.error is None, found.error
-        partitions = sorted(found.partitions)
+        until = time.monotonic() + seconds
         # Not until "end of partition": while somebody writes, that never comes.
-        bounds = {p: c.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in partitions}
-        c.assign([TopicPartition(topic, p, 0) for p in partitions])
-        open_partitions, records, until = {p for p, (low, high) in bounds.items() if low < high}, [], time.monotonic() + seconds
+        bounds = all_bounds(c, topic, until)
+        c.assign([TopicPartition(topic, p, 0) for p in bounds])
+        open_partitions, records = {p for p, (low, high) in bounds.items() if low < high}, []
         while open_partitions:
             assert time.monotonic() < until, f"{topic}: the ends of {open_partitions} were not reached within {seconds} s"
             for message in c.consume(1000, 0.2):
