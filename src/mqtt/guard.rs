@@ -215,7 +215,12 @@ pub(super) fn walk(packet: &[u8], head: &Head, version: Version) -> Result<Shape
             if v5 && !body.rest.is_empty() {
                 shape.reason = body.u8()?;
                 if !body.rest.is_empty() {
-                    shape.bare = properties(&mut body, DISCONNECT)? == 0;
+                    let found = properties(&mut body, DISCONNECT)?;
+                    if found & bit(28) != 0 {
+                        // It is legal in the packet, but not from this side (MQTT 5.0, section 3.14.2.2.5).
+                        return Err(Fault::protocol("a server reference from a client"));
+                    }
+                    shape.bare = found == 0;
                 }
             }
         }
