@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use super::error::{Mistake, Place, wrong};
 use super::tree::{Item, Table, Value, quote};
 use super::units;
+use crate::model::nearest;
 
 /// Keys of a table with their values, in the file's order.
 type Entries<'t> = &'t [(String, Item)];
@@ -323,12 +324,9 @@ impl<'t> Section<'t> {
             if self.known.contains(&key.as_str()) {
                 continue;
             }
-            let near = |known: &&&str| (strsim::damerau_levenshtein(key, known), known.len());
-            let nearest = self.known.iter().min_by_key(near).copied().unwrap_or_default();
-            let hint = if strsim::jaro_winkler(key, nearest) > 0.7 {
-                format!("\"{nearest}\"")
-            } else {
-                format!("one of {}", self.known.join(", "))
+            let hint = match nearest(key, self.known.iter().copied()) {
+                Some(nearest) => format!("\"{nearest}\""),
+                None => format!("one of {}", self.known.join(", ")),
             };
             return wrong(&item.place, format!("unknown key \"{}{key}\"", self.prefix), hint);
         }

@@ -440,16 +440,21 @@ pub(super) fn check_spec(
         let why = format!("{name}: names that begin with __ are headwater's own. Try: another name");
         return Err(Refused::new(Code::InvalidTopic, why));
     }
-    let row = topic::row(spec, &rules.defaults, rules.entry(name.as_str()))?;
     let limits = &rules.limits;
+    let row = topic::row(spec, &rules.defaults, rules.entry(name.as_str()), limits.partitions)?;
     if topics >= limits.topics {
         let why = format!("topic {name} would be one too many: limits.topics is {}", limits.topics);
         return Err(Refused::new(Code::TooManyTopics, why));
     }
     if partitions + row.partitions as usize > limits.partitions {
+        let left = limits.partitions.saturating_sub(partitions);
+        let hint = match left {
+            0 => "a higher limit".to_owned(),
+            left => format!("1 to {left}"),
+        };
         let why = format!(
-            "topic {name} would bring more partitions than limits.partitions ({}) allows",
-            limits.partitions
+            "topic {name} cannot have {} partitions: limits.partitions is {}, and {left} are left. Try: {hint}",
+            row.partitions, limits.partitions
         );
         return Err(Refused::new(Code::TooManyTopics, why));
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::{TopicDefaults, TopicEntry};
-use crate::model::{Code, Topic};
+use crate::model::{Code, Topic, nearest};
 
 use super::Refused;
 
@@ -77,7 +77,7 @@ pub(super) fn first_offset(generation: u32) -> u64 {
     u64::from(generation) << 40
 }
 
-/// Names that are taken, with what is right for them.
+/// Names that are taken.
 const SETTINGS: [&str; 10] = [
     "retention.ms",
     "retention.bytes",
@@ -186,12 +186,11 @@ fn set(settings: &mut TopicSettings, name: &str, value: &str) -> Result<(), Refu
             }
         }
         _ => {
-            let near = SETTINGS
-                .iter()
-                .min_by_key(|known| strsim::damerau_levenshtein(known, name))
-                .copied()
-                .unwrap_or_default();
-            let why = format!("unknown topic setting {name:?}. Try: {near}");
+            let hint = match nearest(name, SETTINGS) {
+                Some(nearest) => nearest.to_owned(),
+                None => format!("one of {}", SETTINGS.join(", ")),
+            };
+            let why = format!("unknown topic setting {name:?}. Try: {hint}");
             return Err(Refused::new(Code::InvalidConfig, why));
         }
     }
@@ -202,15 +201,21 @@ fn set(settings: &mut TopicSettings, name: &str, value: &str) -> Result<(), Refu
 const BATCH_BYTES_CEILING: usize = 64 << 20;
 
 /// Kafka's own bound is far above what one gateway holds.
-const PARTITIONS_A_TOPIC_MAX: u32 = 10_000;
+const PARTITIONS_A_TOPIC_MAX: usize = 10_000;
 
-/// Checks a topic to be made and gives the row to store, without its id and generation.
-pub(super) fn row(spec: &TopicSpec, defaults: &TopicDefaults, entry: Option<&TopicEntry>) -> Result<TopicRow, Refused> {
+/// Checks a topic to be made and gives the row to store, without its id and generation. `partitions_max`: of the whole node.
+pub(super) fn row(
+    spec: &TopicSpec,
+    defaults: &TopicDefaults,
+    entry: Option<&TopicEntry>,
+    partitions_max: usize,
+) -> Result<TopicRow, Refused> {
     let partitions = entry.and_then(|entry| entry.partitions).or(spec.partitions);
     let partitions = partitions.unwrap_or(defaults.partitions);
-    if !(1..=PARTITIONS_A_TOPIC_MAX).contains(&partitions) {
+    let most = partitions_max.min(PARTITIONS_A_TOPIC_MAX);
+    if !(1..=most).contains(&(partitions as usize)) {
         let why = format!(
-            "topic {} cannot have {partitions} partitions. Try: 1 to {PARTITIONS_A_TOPIC_MAX}",
+            "topic {} cannot have {partitions} partitions. Try: 1 to {most}",
             spec.name
         );
         return Err(Refused::new(Code::InvalidPartitions, why));
@@ -237,14 +242,44 @@ mod tests {
             settings: vec![(name.into(), value.into())],
         };
         let defaults = super::super::inline::topic_defaults();
-        row(&spec, &defaults, None)?.info(spec.name.clone(), &defaults, None)
+        row(&spec, &defaults, None, 100)?.info(spec.name.clone(), &defaults, None)
     }
 
     #[test]
     fn an_unknown_setting_is_refused_with_the_nearest_one() {
         let refused = changed("retention.mss", "5").unwrap_err();
         assert_eq!(refused.code, Code::InvalidConfig);
-        assert!(refused.why.contains("Try: retention.ms"), "{}", refused.why);
+        assert!(refused.why.ends_with("Try: retention.ms"), "{}", refused.why);
+    }
+
+    #[test]
+    fn a_setting_that_is_like_no_other_is_refused_with_all_of_them() {
+        let refused = changed("flush", "5").unwrap_err();
+        assert!(refused.why.ends_with(&SETTINGS.join(", ")), "{}", refused.why);
+    }
+
+    #[test]
+    fn too_many_partitions_are_refused_with_how_many_there_can_be() {
+        let mut options = super::super::inline::options(crate::model::Now { mono_us: 1, wall_ms: 1 });
+        options.limits.partitions = 10;
+        let depot = super::super::memory::MemoryDepot::default();
+        let log = super::super::inline::open_in(Box::new(depot), options).unwrap();
+        let make = |name: &str, partitions| {
+            let spec = TopicSpec {
+                name: Topic::parse(name).unwrap(),
+                partitions: Some(partitions),
+                settings: Vec::new(),
+            };
+            let made = log.create_topic(spec, std::task::Waker::noop()).wait();
+            made.map(drop)
+                .map_err(|refused| (refused.code, refused.why.split_once("Try: ").unwrap().1.to_owned()))
+        };
+        assert_eq!(make("a", 11), Err((Code::InvalidPartitions, "1 to 10".into())));
+        assert_eq!(make("a", 0), Err((Code::InvalidPartitions, "1 to 10".into())));
+        assert_eq!(make("a", 7), Ok(()));
+        assert_eq!(make("b", 4), Err((Code::TooManyTopics, "1 to 3".into())));
+        assert_eq!(make("b", 3), Ok(()));
+        assert_eq!(make("c", 1), Err((Code::TooManyTopics, "a higher limit".into())));
     }
 
     #[test]
@@ -286,7 +321,7 @@ mod tests {
             settings: vec![("retention.ms".into(), "5".into())],
         };
         let defaults = super::super::inline::topic_defaults();
-        let info = row(&spec, &defaults, Some(&entry)).unwrap();
+        let info = row(&spec, &defaults, Some(&entry), 100).unwrap();
         let info = info.info(spec.name, &defaults, Some(&entry)).unwrap();
         assert_eq!((info.partitions, info.settings.retention_ms), (2, None));
         assert_eq!(info.pinned("retention.ms"), Some(12));

@@ -5,12 +5,14 @@ pub mod batch;
 pub mod code;
 pub mod compression;
 pub mod name;
+pub mod nearest;
 pub mod record;
 pub mod session;
 pub mod time;
 
 pub use code::Code;
 pub use name::{Offset, Partition, Topic, TopicError};
+pub use nearest::nearest;
 pub use record::{Record, RecordHeader};
 pub use session::{End, Output, Peer, Session};
 pub use time::Now;

@@ -1,7 +1,7 @@
 //! Texts with `{names}` in them. `{{` and `}}` stand for the braces themselves.
 
 use super::escape::{escape_before, push_escaped};
-use crate::model::Topic;
+use crate::model::{Topic, nearest};
 
 /// Names that every template knows.
 pub(super) const RESERVED: [&str; 4] = ["mqtt_topic", "topic", "client", "user"];
@@ -142,10 +142,7 @@ impl Piece {
             "user" => Ok(Self::User),
             _ => {
                 let known = names.iter().flatten().map(String::as_str).chain(RESERVED);
-                let nearest = known
-                    .map(|k| (strsim::damerau_levenshtein(k, name), k))
-                    .min()
-                    .map_or("mqtt_topic", |(_, k)| k);
+                let nearest = nearest(name, known).unwrap_or("mqtt_topic");
                 Err(format!("nothing is named {{{name}}}. Try: {{{nearest}}}"))
             }
         }

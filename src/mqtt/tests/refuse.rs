@@ -55,10 +55,7 @@ fn malformed_packets_are_named_and_end_the_session() {
         (packet(0xd0, &[]), 0x82),
         (packet(0xf0, &[]), 0x82),
         // DISCONNECT with a server reference, which only a server gives.
-        (
-            packet(0xe0, &[&[0, 4][..], &property_text(28, "b")].concat()),
-            0x82,
-        ),
+        (packet(0xe0, &[&[0, 4][..], &property_text(28, "b")].concat()), 0x82),
         (packet(0x00, &[]), 0x81),
         (packet(0x50, &[0, 1]), 0x82),
         (packet(0x70, &[0, 1]), 0x82),
