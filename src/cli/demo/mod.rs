@@ -75,7 +75,7 @@ impl Demo {
     }
 }
 
-/// The last word, and with it the exit code.
+/// What the count means, and with it the exit code: data that are not what was promised are worse than a demo that failed.
 fn verdict(account: &Account, arrival: Option<&Arrival>) -> Result<(), Failure> {
     let (acked, sent) = (account.total(|t| t.acked), account.total(|t| t.sent));
     if account.lost() > 0 || !account.altered.is_empty() {
@@ -93,20 +93,15 @@ fn verdict(account: &Account, arrival: Option<&Arrival>) -> Result<(), Failure> 
     }
     let disordered = account.disorder.len() + arrival.map_or(0, |a| a.disordered);
     if account.duplicated() > 0 || disordered > 0 {
-        let text = format!(
+        return Err(Failure::damaged(format!(
             "{} readings are stored twice, {disordered} out of order",
             account.duplicated()
-        );
-        return Err(Failure::failed(text));
+        )));
     }
     if acked < sent || acked == 0 {
         return Err(Failure::failed(format!(
             "only {acked} of {sent} readings were acknowledged"
         )));
-    }
-    say("   Nothing that was acknowledged is lost, and nothing is stored twice.")?;
-    if arrival.is_some() {
-        say("   Everything arrived in Apache Kafka, in order.")?;
     }
     Ok(())
 }
@@ -123,4 +118,63 @@ fn say(line: &str) -> Result<(), Failure> {
     writeln!(out, "{line}")
         .and_then(|()| out.flush())
         .map_err(|e| Failure::output(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use account::{Tally, Way};
+
+    /// Everything was acknowledged and is there once, but for what `change` changes.
+    fn code(change: impl FnOnce(&mut Account, &mut Arrival)) -> u8 {
+        let tally = |way| Tally {
+            way,
+            sent: 5,
+            acked: 5,
+            stored: 5,
+            lost: 0,
+            copies: 0,
+        };
+        let mut account = Account {
+            tallies: Way::ALL.map(tally).to_vec(),
+            ..Account::default()
+        };
+        let mut arrival = Arrival {
+            arrived: 15,
+            missing: 0,
+            repeated: 0,
+            disordered: 0,
+        };
+        change(&mut account, &mut arrival);
+        verdict(&account, Some(&arrival)).map_or_else(|failure| failure.code, |()| 0)
+    }
+
+    #[test]
+    fn data_that_are_not_what_was_promised_are_exit_code_4() {
+        assert_eq!(code(|_, _| {}), 0);
+        assert_eq!(code(|account, _| account.tallies[0].lost = 1), 4);
+        assert_eq!(code(|account, _| account.altered.push("another".into())), 4);
+        assert_eq!(code(|account, _| account.tallies[1].copies = 1), 4);
+        assert_eq!(code(|account, _| account.tallies[2].copies = 1), 4);
+        assert_eq!(code(|account, _| account.disorder.push("1 after 2".into())), 4);
+        assert_eq!(code(|_, arrival| arrival.missing = 1), 4);
+        assert_eq!(code(|_, arrival| arrival.disordered = 1), 4);
+    }
+
+    #[test]
+    fn what_the_ways_in_allow_is_no_failure() {
+        assert_eq!(code(|account, _| account.tallies[0].copies = 2), 0);
+        assert_eq!(code(|_, arrival| arrival.repeated = 3), 0);
+    }
+
+    #[test]
+    fn readings_that_nobody_acknowledged_fail_the_demo_and_are_no_loss() {
+        assert_eq!(code(|account, _| account.tallies[2].acked = 4), 1);
+        assert_eq!(code(|account, _| account.tallies.clear()), 1);
+        let lost_and_unacknowledged = |account: &mut Account, _: &mut Arrival| {
+            account.tallies[1].acked = 4;
+            account.tallies[1].lost = 1;
+        };
+        assert_eq!(code(lost_and_unacknowledged), 4);
+    }
 }

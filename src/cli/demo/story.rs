@@ -49,7 +49,12 @@ impl Story {
         let account = self.count(&stored)?;
         let arrival = self.compare(&stored)?;
         self.close()?;
-        verdict(&account, arrival.as_ref())
+        verdict(&account, arrival.as_ref())?;
+        say("   Nothing that was acknowledged is lost, and nothing is stored twice.")?;
+        if arrival.is_some() {
+            say("   Everything arrived in Apache Kafka, in order.")?;
+        }
+        Ok(())
     }
 
     fn start(&mut self) -> Result<(), Failure> {
