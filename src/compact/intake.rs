@@ -27,6 +27,9 @@ const INFLIGHT_BYTES_MAX: usize = 1 << 20;
 const BURST_BYTES_MAX: usize = 256 << 10;
 /// A missing record is asked for again after this.
 const ASK_AGAIN_MS: u64 = 2000;
+/// A store that failed is given so long, and its rows are looked at again after that.
+const STORAGE_RETRY_MS: u32 = 2000;
+const READ_AGAIN_MS: u64 = 1000;
 /// Names remembered for channels, so that a record's costs no formatting.
 const NAMES_MAX: usize = 256;
 
@@ -102,6 +105,8 @@ struct Failed {
     last: u64,
     /// The row could not be read: try again then.
     retry_us: u64,
+    /// The device knows, and what it sends until the row can be read is passed over.
+    told: bool,
 }
 
 impl Intake {
@@ -149,7 +154,7 @@ impl Intake {
     }
 
     pub(super) fn wants_input(&self) -> bool {
-        self.inflight_bytes < INFLIGHT_BYTES_MAX && self.failed.is_none()
+        self.inflight_bytes < INFLIGHT_BYTES_MAX && self.failed.as_ref().is_none_or(|failed| failed.told)
     }
 
     /// Whether the device is known to go on in another session, with a queue in another epoch.
@@ -277,6 +282,7 @@ impl Intake {
                         first: flight.first,
                         last: flight.last,
                         retry_us: now.mono_us,
+                        told: false,
                     });
                 }
                 // Refused because the one before it was.
@@ -315,9 +321,19 @@ impl Intake {
         let Some(failed) = self.failed.take() else { return };
         let stored = match self.broker.log.state(Table::Devices, &self.key) {
             Ok(stored) => stored,
-            Err(_) => {
-                let retry_us = now.after_ms(1000);
-                self.failed = Some(Failed { retry_us, ..failed });
+            Err(refused) => {
+                let retry_us = now.after_ms(READ_AGAIN_MS);
+                if !failed.told {
+                    self.next = self.acked.saturating_add(1);
+                    tracing::debug!(device = %self.device, why = %refused.why, "the state of a device cannot be read for now");
+                    self.nack(self.next, WireCode::STORAGE, STORAGE_RETRY_MS, now);
+                }
+                let told = true;
+                self.failed = Some(Failed {
+                    retry_us,
+                    told,
+                    ..failed
+                });
                 return;
             }
         };
@@ -335,7 +351,7 @@ impl Intake {
                 self.nack(self.next, WireCode::OUT_OF_ORDER, 0, now);
             }
             Code::Quota => self.refuse(WireCode::QUOTA, 10_000, &failed, now),
-            Code::Storage => self.refuse(WireCode::STORAGE, 2000, &failed, now),
+            Code::Storage => self.refuse(WireCode::STORAGE, STORAGE_RETRY_MS, &failed, now),
             Code::Busy | Code::Stopping => self.refuse(WireCode::BUSY, 250, &failed, now),
             _ if failed.first == failed.last && failed.first == self.next => {
                 self.settle(failed.first, wire_code(code));

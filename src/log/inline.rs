@@ -3,17 +3,18 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::{Config, TopicDefaults};
-use crate::model::Now;
+use crate::model::{Code, Now};
 
 use super::depot::Depot;
 use super::memory::MemoryDepot;
 use super::ticket::Wakes;
-use super::{Log, OpenError, OpenOptions, Opening, Writer};
+use super::{Log, OpenError, OpenOptions, Opening, Refused, Writer};
 
 /// The writer of such a log, and its time.
 pub(super) struct Inline {
     writer: Writer,
     now: Now,
+    refuses: Option<Code>,
 }
 
 /// Topics of such a log: made on first use, four partitions, kept for ever.
@@ -60,7 +61,11 @@ pub(super) fn open_directory(options: OpenOptions) -> Result<Log, OpenError> {
 pub(super) fn open_in(depot: Box<dyn Depot>, options: OpenOptions) -> Result<Log, OpenError> {
     let now = options.now;
     let Opening { log, writer, .. } = Log::open_in(depot, options)?;
-    let inline = Some(Arc::new(Mutex::new(Inline { writer, now })));
+    let inline = Some(Arc::new(Mutex::new(Inline {
+        writer,
+        now,
+        refuses: None,
+    })));
     Ok(Log { inline, ..log })
 }
 
@@ -88,6 +93,10 @@ impl Inline {
         }
     }
 
+    pub(super) fn refuse_with(&mut self, code: Option<Code>) {
+        self.refuses = code;
+    }
+
     fn commit_all(&mut self, wakes: &mut Wakes) {
         let shared = Arc::clone(&self.writer.shared);
         loop {
@@ -98,7 +107,12 @@ impl Inline {
             if gathered.items.is_empty() {
                 break;
             }
-            self.writer.turn(gathered.items, self.now, wakes);
+            match self.refuses {
+                Some(code) => self
+                    .writer
+                    .refuse(gathered.items, &Refused::new(code, "the test refuses it"), wakes),
+                None => self.writer.turn(gathered.items, self.now, wakes),
+            }
         }
     }
 }

@@ -10,6 +10,8 @@ mod commit;
 mod depot;
 mod disk;
 mod draft;
+#[cfg(test)]
+pub(crate) mod fault;
 mod inline;
 mod keeper;
 mod layout;
@@ -42,7 +44,7 @@ mod tests;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
-use crate::model::{Now, Offset, Partition, Topic};
+use crate::model::{Code, Now, Offset, Partition, Topic};
 
 pub use check::{CheckError, CheckReport, CheckedPartition, DamagedRange, check};
 pub use checkpoint::Checkpointer;
@@ -235,6 +237,13 @@ impl Log {
     pub fn set_now(&self, now: Now) {
         if let Some(inline) = &self.inline {
             inline::lock(inline).set_now(now);
+        }
+    }
+
+    /// An inline log refuses whatever comes with this code, or takes it again.
+    pub fn refuse_with(&self, code: Option<Code>) {
+        if let Some(inline) = &self.inline {
+            inline::lock(inline).refuse_with(code);
         }
     }
 

@@ -91,7 +91,7 @@ impl Log {
             topic_key_next: 0,
             row_next: 0,
             due: Default::default(),
-            retry_us: None,
+            closed: None,
             doubted: false,
         };
         let mut wakes = Wakes::default();
@@ -119,10 +119,13 @@ impl Log {
 impl Writer {
     /// After an error of the store: drops the handle, opens it anew, and goes on with what is really there.
     pub(super) fn recover(&mut self, error: &StoreError, now: Now, wakes: &mut Wakes) {
-        let metrics = &self.shared.metrics;
         tracing::error!(%error, "the store failed; opening it anew");
-        metrics.health.degrade("store", error.to_string());
-        metrics.log.store_recoveries.inc();
+        self.shared.metrics.health.degrade("store", error.to_string());
+        self.open_anew(error, now, wakes);
+    }
+
+    fn open_anew(&mut self, error: &StoreError, now: Now, wakes: &mut Wakes) {
+        self.shared.metrics.log.store_recoveries.inc();
         let shared = Arc::clone(&self.shared);
         // A page that made no sense may have been one bad read: the whole store is checked. If it is found sound and again makes no
         // sense, it is not believed any more.
@@ -136,13 +139,19 @@ impl Writer {
         });
         match opened {
             Ok(opened) => {
-                self.retry_us = None;
+                if self.closed.take().is_some() {
+                    tracing::info!("the store is open again");
+                }
                 shared.metrics.health.restore("store");
                 self.install(opened, now, wakes);
             }
             Err(error) => {
-                tracing::error!(%error, "the store cannot be opened; trying again");
-                self.retry_us = Some(now.mono_us.saturating_add(RETRY_US));
+                // Said once, however long it stays so.
+                if self.closed.as_ref().is_none_or(|(before, _)| *before != error) {
+                    tracing::error!(%error, "the store cannot be opened; trying again until it can");
+                }
+                shared.metrics.health.degrade("store", error.to_string());
+                self.closed = Some((error, now.mono_us.saturating_add(RETRY_US)));
             }
         }
     }
@@ -150,14 +159,12 @@ impl Writer {
     /// Looks after a store that is closed, or that a read found failing. False while there is none.
     pub(super) fn store_is_open(&mut self, now: Now, wakes: &mut Wakes) -> bool {
         let failure = self.shared.take_failure();
-        if let Some(retry_us) = self.retry_us {
-            if now.mono_us >= retry_us {
-                self.recover(&StoreError::Closed, now, wakes);
-            }
-        } else if let Some(error) = failure {
-            self.recover(&error, now, wakes);
+        match (&self.closed, failure) {
+            (Some((_, retry_us)), _) if now.mono_us >= *retry_us => self.open_anew(&StoreError::Closed, now, wakes),
+            (None, Some(error)) => self.recover(&error, now, wakes),
+            _ => {}
         }
-        self.retry_us.is_none()
+        self.closed.is_none()
     }
 
     /// Takes over what a store holds, and brings it to what the configuration says.

@@ -26,8 +26,8 @@ pub struct Writer {
     pub(super) topic_key_next: u32,
     pub(super) row_next: u64,
     pub(super) due: super::retention::Due,
-    /// There is no store; at this monotonic time the next attempt to open it is due.
-    pub(super) retry_us: Option<u64>,
+    /// There is no store: why it cannot be opened, and the monotonic time at which the next attempt is due.
+    pub(super) closed: Option<(StoreError, u64)>,
     /// The store was checked because of damage that was not found.
     pub(super) doubted: bool,
 }
@@ -74,7 +74,8 @@ impl Writer {
     /// One commit of these items, and of what is due.
     pub(super) fn turn(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) {
         if !self.store_is_open(now, wakes) {
-            return self.refuse(items, wakes);
+            let why = self.closed.as_ref().map_or(&StoreError::Closed, |(why, _)| why);
+            return self.refuse(items, &storage(why), wakes);
         }
         let mut topics_gone = Vec::new();
         let mut work = Vec::new();
@@ -94,9 +95,8 @@ impl Writer {
         }
     }
 
-    /// There is no store at the moment.
-    fn refuse(&self, items: Vec<Item>, wakes: &mut Wakes) {
-        let refused = storage(&StoreError::Closed);
+    /// Nothing of it is committed.
+    pub(super) fn refuse(&self, items: Vec<Item>, refused: &Refused, wakes: &mut Wakes) {
         for item in items {
             self.shared.metrics.log.refused(refused.code);
             let refused = refused.clone();

@@ -16,6 +16,7 @@ mod commands;
 mod commit;
 mod device;
 mod intake;
+mod refuse;
 mod session;
 
 const START: Now = Now {
@@ -57,9 +58,12 @@ impl Bench {
     fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = default_config();
         change(&mut config);
-        let log = Log::inline(START);
+        Self::over(Log::inline(START), &config)
+    }
+
+    fn over(log: Log, config: &Config) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let broker = Broker::new(&config, log.clone(), Arc::clone(&metrics)).unwrap();
+        let broker = Broker::new(config, log.clone(), Arc::clone(&metrics)).unwrap();
         Self { log, metrics, broker }
     }
 

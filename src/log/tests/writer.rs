@@ -1,70 +1,11 @@
 //! The writer on its thread, and a store that fails.
 
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 
 use super::*;
-use crate::log::depot::{Depot, Identity};
+use crate::log::fault::Faulty;
 use crate::log::memory::MemoryDepot;
-use crate::log::store::{Each, Map, Op, Store, StoreError};
-
-/// A store in memory whose commits wait to be let go, or fail.
-#[derive(Clone, Default)]
-struct Moody {
-    inner: Arc<MemoryDepot>,
-    mood: Arc<Mood>,
-}
-
-#[derive(Default)]
-struct Mood {
-    fails: Mutex<Option<StoreError>>,
-    opens: AtomicBool,
-    commits: AtomicUsize,
-    gate: Mutex<Option<(SyncSender<usize>, Receiver<()>)>>,
-}
-
-struct MoodyStore {
-    store: Box<dyn Store>,
-    mood: Arc<Mood>,
-}
-
-impl Depot for Moody {
-    fn open(&self, verify: bool) -> Result<(Box<dyn Store>, Identity), StoreError> {
-        if self.mood.opens.load(Ordering::Relaxed) {
-            return Err(StoreError::Io("no disk".into()));
-        }
-        let (store, identity) = self.inner.open(verify)?;
-        let mood = Arc::clone(&self.mood);
-        Ok((Box::new(MoodyStore { store, mood }), identity))
-    }
-
-    fn set_aside(&self) -> Result<String, StoreError> {
-        self.inner.set_aside()
-    }
-}
-
-impl Store for MoodyStore {
-    fn commit(&self, ops: &[Op]) -> Result<(), StoreError> {
-        if let Some(error) = self.mood.fails.lock().unwrap().take() {
-            return Err(error);
-        }
-        let number = self.mood.commits.fetch_add(1, Ordering::Relaxed);
-        if let Some((begun, go)) = self.mood.gate.lock().unwrap().as_ref() {
-            begun.send(number).unwrap();
-            go.recv().unwrap();
-        }
-        self.store.commit(ops)
-    }
-
-    fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.point(map, key)
-    }
-
-    fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
-        self.store.scan(map, from, until, each)
-    }
-}
+use crate::log::store::StoreError;
 
 fn ask(log: &Log, value: &str) -> Ticket<Committed> {
     let append = Append::Record {
@@ -80,11 +21,11 @@ fn ask(log: &Log, value: &str) -> Ticket<Committed> {
 
 #[test]
 fn a_ticket_is_done_only_after_the_commit_and_what_came_meanwhile_shares_the_next() {
-    let depot = Moody::default();
-    let Opening { log, writer, .. } = Log::open_in(Box::new(depot.clone()), inline::options(now(1))).unwrap();
+    let depot = Faulty::default();
+    let Opening { log, writer, .. } = depot.held(now(1));
     let (begun_in, begun) = sync_channel(1);
     let (go, go_out) = sync_channel(1);
-    *depot.mood.gate.lock().unwrap() = Some((begun_in, go_out));
+    depot.set_gate(begun_in, go_out);
     let thread = std::thread::spawn(move || writer.run(|| now(1)));
     let mut first = ask(&log, "first");
     begun.recv().unwrap();
@@ -99,7 +40,7 @@ fn a_ticket_is_done_only_after_the_commit_and_what_came_meanwhile_shares_the_nex
     for ticket in others {
         ticket.wait().unwrap();
     }
-    assert_eq!(depot.mood.commits.load(Ordering::Relaxed), 2);
+    assert_eq!(depot.commits(), 2);
     log.stop();
     assert!(thread.join().unwrap().is_ok());
 }
@@ -148,10 +89,10 @@ fn a_full_queue_tells_to_stop_reading_and_then_refuses() {
 
 #[test]
 fn a_failed_commit_acks_nothing_and_the_log_goes_on() {
-    let depot = Moody::default();
-    let log = inline::open_in(Box::new(depot.clone()), inline::options(now(1))).unwrap();
+    let depot = Faulty::default();
+    let log = depot.inline(now(1));
     append(&log, "t", Some("k"), "kept", 1).unwrap();
-    *depot.mood.fails.lock().unwrap() = Some(StoreError::Io("no space left".into()));
+    depot.fail_once(StoreError::Io("no space left".into()));
     let refused = append(&log, "t", Some("k"), "lost", 1).unwrap_err();
     assert_eq!(refused.code, Code::Storage);
     assert_eq!(append(&log, "t", Some("k"), "next", 1).unwrap().base_offset, Offset(1));
@@ -164,29 +105,37 @@ fn a_failed_commit_acks_nothing_and_the_log_goes_on() {
 
 #[test]
 fn without_a_disk_everything_is_refused_until_it_is_back() {
-    let depot = Moody::default();
-    let log = inline::open_in(Box::new(depot.clone()), inline::options(now(1))).unwrap();
+    let depot = Faulty::default();
+    let log = depot.inline(now(1));
     append(&log, "t", Some("k"), "kept", 1).unwrap();
-    *depot.mood.fails.lock().unwrap() = Some(StoreError::Io("gone".into()));
-    depot.mood.opens.store(true, Ordering::Relaxed);
-    for _ in 0..3 {
-        assert_eq!(append(&log, "t", Some("k"), "lost", 1).unwrap_err().code, Code::Storage);
+    depot.fail_once(StoreError::Io("gone".into()));
+    depot.set_gone(true);
+    assert_eq!(append(&log, "t", Some("k"), "lost", 1).unwrap_err().code, Code::Storage);
+    // Attempts to open it that fail do not hide why they do.
+    for time in [1, 2_000, 4_000] {
+        log.set_now(now(time));
+        let refused = append(&log, "t", Some("k"), "lost", 1).unwrap_err();
+        assert_eq!(
+            (refused.code, &*refused.why),
+            (Code::Storage, "the disk refused: no disk")
+        );
+        let degraded = log.shared.metrics.health.degraded();
+        assert_eq!(degraded, [("store".into(), "the disk refused: no disk".into())]);
     }
-    assert_eq!(log.shared.metrics.health.degraded().len(), 1);
-    depot.mood.opens.store(false, Ordering::Relaxed);
-    log.set_now(now(5_000));
+    depot.set_gone(false);
+    log.set_now(now(6_000));
     assert_eq!(append(&log, "t", Some("k"), "next", 1).unwrap().base_offset, Offset(1));
     assert!(log.shared.metrics.health.degraded().is_empty());
 }
 
 #[test]
 fn a_store_that_lost_what_was_acked_is_set_aside() {
-    let depot = Moody::default();
-    let log = inline::open_in(Box::new(depot.clone()), inline::options(now(1))).unwrap();
+    let depot = Faulty::default();
+    let log = depot.inline(now(1));
     append(&log, "t", Some("k"), "one", 1).unwrap();
     // The disk forgets everything that it said to have stored.
     depot.inner.forget();
-    *depot.mood.fails.lock().unwrap() = Some(StoreError::Io("gone".into()));
+    depot.fail_once(StoreError::Io("gone".into()));
     assert_eq!(append(&log, "t", Some("k"), "two", 1).unwrap_err().code, Code::Storage);
     assert_eq!(
         append(&log, "t", Some("k"), "three", 1).unwrap().base_offset,

@@ -2,6 +2,8 @@
 
 use super::bytes_of::*;
 use super::*;
+use crate::log::fault::Faulty;
+use crate::model::Code;
 
 /// What a 5.0 client is told after these bytes.
 fn told(bytes: &[u8]) -> Option<u8> {
@@ -189,6 +191,49 @@ fn when_storage_refuses_a_5_client_is_told_and_a_311_client_closed() {
     let refused = |family: &crate::metrics::MqttByName| family.get_or_create(&[("reason", "stopping")]).get();
     assert_eq!(refused(&house.metrics.mqtt.refused), 4);
     assert_eq!(refused(&house.metrics.mqtt.dropped_in), 2);
+}
+
+#[test]
+fn a_full_disk_is_told_and_what_comes_again_is_stored_once() {
+    for gone in [false, true] {
+        let disk = Faulty::default();
+        let house = House::over(disk.inline(START), "");
+        let mut five = house.connected(&connect5("five", false, &[&expiry(3600)]));
+        let mut four: Vec<_> = (1..=2).map(|_| house.connected(&connect4("", true, 0))).collect();
+        disk.set_full(true);
+        disk.set_gone(gone);
+        assert_eq!(five.send(&publish5("a", 1, 1, &[], "one")), [0x40, 3, 0, 1, 0x83]);
+        assert_eq!(five.send(&publish5("a", 2, 2, &[], "two")), [0x50, 3, 0, 2, 0x83]);
+        assert!(five.end().is_none());
+        for (wire, qos) in four.iter_mut().zip(1..) {
+            assert_eq!(wire.send(&publish4("a", qos, 3, "four")), [0u8; 0]);
+            assert!(matches!(wire.end(), Some(End::Broker(_))), "{:?}", wire.end());
+        }
+        disk.set_full(false);
+        disk.set_gone(false);
+        house.log.set_now(at_s(2));
+        assert_eq!(five.send(&publish5("a", 1, 1, &[], "one")), [0x40, 2, 0, 1]);
+        // The id that was refused is free.
+        assert_eq!(five.send(&publish5("a", 2, 2, &[], "two")), [0x50, 2, 0, 2]);
+        assert_eq!(five.send(&publish5("a", 2, 2, &[], "two")), [0x50, 2, 0, 2]);
+        assert_eq!(house.values("telemetry"), ["one", "two"]);
+    }
+}
+
+#[test]
+fn a_quota_that_is_reached_is_0x97() {
+    let house = House::new("");
+    let mut five = house.connected(&connect5("five", true, &[]));
+    let mut four = house.connected(&connect4("four", true, 0));
+    house.log.refuse_with(Some(Code::Quota));
+    assert_eq!(five.send(&publish5("a", 1, 1, &[], "x")), [0x40, 3, 0, 1, 0x97]);
+    assert_eq!(five.send(&publish5("a", 2, 2, &[], "x")), [0x50, 3, 0, 2, 0x97]);
+    assert!(five.end().is_none());
+    assert_eq!(four.send(&publish4("a", 1, 1, "x")), [0u8; 0]);
+    assert!(matches!(four.end(), Some(End::Broker(_))));
+    house.log.refuse_with(None);
+    assert_eq!(five.send(&publish5("a", 1, 1, &[], "x")), [0x40, 2, 0, 1]);
+    assert_eq!(house.values("telemetry"), ["x"]);
 }
 
 #[test]

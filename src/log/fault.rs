@@ -1,0 +1,130 @@
+//! A store in memory that fails when it is told to: for tests, here and in the rooms above.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::depot::{Depot, Identity};
+use super::memory::MemoryDepot;
+use super::store::{Each, Map, Op, Store, StoreError};
+use super::{Log, OpenOptions, Opening, inline};
+use crate::model::Now;
+
+/// Its depot, and the hand on it; clones are of the same.
+#[derive(Clone, Default)]
+pub(crate) struct Faulty {
+    pub(super) inner: Arc<MemoryDepot>,
+    faults: Arc<Faults>,
+}
+
+#[derive(Default)]
+struct Faults {
+    fails_once: Mutex<Option<StoreError>>,
+    full: AtomicBool,
+    gone: AtomicBool,
+    panics: AtomicBool,
+    commits: AtomicUsize,
+    gate: Mutex<Option<Gate>>,
+}
+
+/// Says the number of a commit that begins, and waits until it may go on.
+type Gate = (SyncSender<usize>, Receiver<()>);
+
+struct FaultyStore {
+    store: Box<dyn Store>,
+    faults: Arc<Faults>,
+}
+
+impl Faulty {
+    /// A log over it.
+    pub(crate) fn open(&self, options: OpenOptions) -> Opening {
+        Log::open_in(Box::new(self.clone()), options).expect("memory is there")
+    }
+
+    /// A log over it that commits on its caller's thread.
+    pub(crate) fn inline(&self, now: Now) -> Log {
+        inline::open_in(Box::new(self.clone()), inline::options(now)).expect("memory is there")
+    }
+
+    /// A log over it whose writer runs when the test says so.
+    pub(crate) fn held(&self, now: Now) -> Opening {
+        self.open(inline::options(now))
+    }
+
+    /// The next commit fails.
+    pub(super) fn fail_once(&self, error: StoreError) {
+        *lock(&self.faults.fails_once) = Some(error);
+    }
+
+    /// Whether every commit is refused, as by a full disk.
+    pub(crate) fn set_full(&self, full: bool) {
+        self.faults.full.store(full, Ordering::Relaxed);
+    }
+
+    /// Whether it cannot be opened again once it failed.
+    pub(crate) fn set_gone(&self, gone: bool) {
+        self.faults.gone.store(gone, Ordering::Relaxed);
+    }
+
+    /// The next commit that holds records panics.
+    pub(crate) fn panic_on_records(&self) {
+        self.faults.panics.store(true, Ordering::Relaxed);
+    }
+
+    /// Commits that were let through.
+    pub(super) fn commits(&self) -> usize {
+        self.faults.commits.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_gate(&self, begun: SyncSender<usize>, go: Receiver<()>) {
+        *lock(&self.faults.gate) = Some((begun, go));
+    }
+}
+
+impl Depot for Faulty {
+    fn open(&self, verify: bool) -> Result<(Box<dyn Store>, Identity), StoreError> {
+        if self.faults.gone.load(Ordering::Relaxed) {
+            return Err(StoreError::Io("no disk".into()));
+        }
+        let (store, identity) = self.inner.open(verify)?;
+        let faults = Arc::clone(&self.faults);
+        Ok((Box::new(FaultyStore { store, faults }), identity))
+    }
+
+    fn set_aside(&self) -> Result<String, StoreError> {
+        self.inner.set_aside()
+    }
+}
+
+impl Store for FaultyStore {
+    fn commit(&self, ops: &[Op]) -> Result<(), StoreError> {
+        let faults = &self.faults;
+        if let Some(error) = lock(&faults.fails_once).take() {
+            return Err(error);
+        }
+        if faults.full.load(Ordering::Relaxed) {
+            return Err(StoreError::Io("no space left".into()));
+        }
+        let records = ops.iter().any(|op| op.map == Map::Journal);
+        assert!(!(records && faults.panics.load(Ordering::Relaxed)), "a planted panic");
+        let number = faults.commits.fetch_add(1, Ordering::Relaxed);
+        if let Some((begun, go)) = lock(&faults.gate).as_ref() {
+            begun.send(number).expect("the test listens");
+            go.recv().expect("the test lets it go");
+        }
+        self.store.commit(ops)
+    }
+
+    fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.point(map, key)
+    }
+
+    fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
+        self.store.scan(map, from, until, each)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A planted panic leaves it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
