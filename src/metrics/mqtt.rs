@@ -38,7 +38,7 @@ pub struct MqttMetrics {
     pub dropped_in: ByName,
     /// Messages with the retain flag; they are stored as records, not kept as retained.
     pub retain_flagged: Counter,
-    /// Wills that the log took in; what it refuses later is in `log_refused`.
+    /// Wills that the log took in.
     pub wills: Counter,
     /// Wills that the log refused.
     pub wills_refused: Counter,
@@ -141,7 +141,7 @@ impl MqttMetrics {
             "Messages with the retain flag, stored as records only",
             self.retain_flagged.clone(),
         );
-        r.register("wills", "Wills handed to the log", self.wills.clone());
+        r.register("wills", "Wills published", self.wills.clone());
         r.register(
             "wills_refused",
             "Wills that the log refused",

@@ -14,9 +14,9 @@ use super::row::{self, Row};
 use super::session::MqttSession;
 use super::subscriptions::{Subscription, Tree};
 use crate::config::{Config, Limits, Listener};
-use crate::log::{Committed, Expect, Log, StateChange, Submission, Table, Ticket};
+use crate::log::{Append, Committed, Expect, Log, StateChange, Submission, Table, Ticket};
 use crate::metrics::{Metrics, MqttMetrics};
-use crate::model::{Now, Peer, Session};
+use crate::model::{Now, Peer, Record, Session, Topic};
 use crate::route::Router;
 
 /// The MQTT side of the process; sessions hold it.
@@ -41,6 +41,10 @@ pub(super) struct Shared {
     /// When absent sessions expire: monotonic µs and client id.
     expiries: BTreeSet<(u64, String)>,
     number_next: u64,
+    /// Wills on their way into the log: not more than its queue holds.
+    wills: Vec<Ticket<Committed>>,
+    /// Calls `poll`.
+    pub(super) waker: Option<Waker>,
     /// Whether the rows read at start have deadlines: that needs a clock, which comes with the first call.
     settled: bool,
 }
@@ -110,13 +114,15 @@ impl Broker {
         Box::new(session)
     }
 
-    /// Hands what was committed to those who subscribed, and ends expired sessions. To be called once at start and whenever
+    /// Hands what was committed to those who subscribed, counts wills, and ends expired sessions. To be called once at start and whenever
     /// `waker` fires; returns the monotonic microseconds at which it must be called at the latest.
     pub fn poll(&self, now: Now, waker: &Waker) -> Option<u64> {
+        lock(&self.shared).waker = Some(waker.clone());
         let mut hub = lock(&self.hub);
         hub.poll(self, waker);
         drop(hub);
         let mut shared = lock(&self.shared);
+        self.settle_wills(&mut shared);
         self.expire(&mut shared, now);
         shared.expiries.first().map(|(at, _)| *at)
     }
@@ -274,6 +280,32 @@ impl Broker {
             shared.expiries.insert((at, client_id.to_owned()));
         }
         self.count_stored(&shared);
+    }
+
+    /// Publishes the will of a client that is gone.
+    pub(super) fn publish_will(&self, topic: Topic, record: Record) {
+        let submission = Submission {
+            appends: vec![Append::Record { topic, record }],
+            state: Vec::new(),
+        };
+        let mut shared = lock(&self.shared);
+        let waker = shared.waker.as_ref().unwrap_or(Waker::noop());
+        let ticket = self.log.submit(submission, waker);
+        shared.wills.push(ticket);
+        self.settle_wills(&mut shared);
+    }
+
+    /// Counts wills whose fate is known.
+    fn settle_wills(&self, shared: &mut Shared) {
+        let metrics = self.metrics();
+        shared.wills.retain_mut(|ticket| {
+            match ticket.take() {
+                None => return true,
+                Some(Ok(_)) => metrics.wills.inc(),
+                Some(Err(_)) => metrics.wills_refused.inc(),
+            };
+            false
+        });
     }
 
     fn activate(&self) {

@@ -32,8 +32,6 @@ const ROUNDS_MAX: usize = 4;
 pub(super) struct Hub {
     cursors: HashMap<(Topic, u32), Cursor>,
     watch: Option<Watch>,
-    /// To be called when the first subscription appears.
-    waker: Option<Waker>,
     inflater: Inflater,
 }
 
@@ -60,13 +58,12 @@ impl Hub {
             };
             self.cursors.insert((info.name.clone(), partition.0), cursor);
         });
-        if let Some(waker) = &self.waker {
+        if let Some(waker) = &shared.waker {
             waker.wake_by_ref();
         }
     }
 
     pub(super) fn poll(&mut self, broker: &Broker, waker: &Waker) {
-        self.waker = Some(waker.clone());
         for _ in 0..ROUNDS_MAX {
             {
                 let mut shared = broker.shared();

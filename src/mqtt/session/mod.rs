@@ -23,7 +23,6 @@ use super::guard::{self, Kind};
 use super::outbox::{Ending, Outbox};
 use super::packet::{Fault, Packet, Version, reason};
 use super::subscriptions::Subscription;
-use crate::log::{Append, Submission};
 use crate::model::{End, Now, Output, Peer, Record, Session, Topic};
 
 /// Most bytes of packets copied out of the driver's buffer at once.
@@ -377,16 +376,7 @@ impl Session for MqttSession {
     fn gone(&mut self, now: Now) {
         let Some(mut client) = self.client.take() else { return };
         if let Some((topic, record)) = client.will.take() {
-            let appends = vec![Append::Record { topic, record }];
-            let submission = Submission {
-                appends,
-                state: Vec::new(),
-            };
-            let mut ticket = self.broker.log.submit(submission, Waker::noop());
-            match ticket.take() {
-                Some(Err(_)) => self.broker.metrics().wills_refused.inc(),
-                _ => self.broker.metrics().wills.inc(),
-            };
+            self.broker.publish_will(topic, record);
         }
         let filters = client.subscriptions.keys();
         self.broker

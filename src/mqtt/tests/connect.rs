@@ -2,6 +2,8 @@
 
 use super::bytes_of::*;
 use super::*;
+use crate::log::Opening;
+use crate::log::fault::Faulty;
 
 const KEEP: [u8; 5] = [17, 0, 0, 0x0e, 0x10];
 
@@ -285,6 +287,30 @@ fn a_will_is_published_only_without_a_goodbye() {
     asked.cut(START);
     assert_eq!(house.values("telemetry"), ["broken", "asked"]);
     assert_eq!(house.metrics.mqtt.wills.get(), 2);
+}
+
+#[test]
+fn a_will_is_counted_when_its_fate_is_known() {
+    let disk = Faulty::default();
+    let Opening { log, writer, .. } = disk.held(START);
+    let house = House::over(log, "");
+    let wakes = Arc::new(Wakes::default());
+    house.broker.poll(START, &Waker::from(Arc::clone(&wakes)));
+    let payload = [text("a"), text("w/1"), text("x")].concat();
+    house
+        .connected(&connect_raw("MQTT", 4, 0x0e, 0, None, &[&payload]))
+        .cut(START);
+    let counted = || {
+        house.deliver(START);
+        (house.metrics.mqtt.wills.get(), house.metrics.mqtt.wills_refused.get())
+    };
+    assert_eq!(counted(), (0, 0));
+    disk.set_full(true);
+    house.log.stop();
+    writer.run(|| START).expect("it ends in order");
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(counted(), (0, 1));
+    assert_eq!(counted(), (0, 1));
 }
 
 #[test]
