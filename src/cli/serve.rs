@@ -47,3 +47,74 @@ impl Serve {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::TcpStream;
+    use std::process::{Command, Stdio};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{Config, Env};
+    use crate::log::fault::Faulty;
+    use crate::net::clock::Clock;
+
+    /// Set in the process that is the broker of the test below.
+    const IN_CHILD: &str = "HEADWATER_TEST_BROKER";
+    const TEST: &str = "cli::serve::tests::a_panic_of_the_writer_ends_the_process_and_acks_nothing";
+
+    /// A whole broker, over a store that panics when it is to commit records.
+    fn serve_until_the_panic() {
+        logs::start(Format::Text, LogLevel::Info);
+        let clock = Clock::new();
+        let disk = Faulty::default();
+        disk.panic_on_records();
+        let sets: Vec<String> = ["mqtt=127.0.0.1:0", "kafka=", "compact=", "http="]
+            .iter()
+            .map(|listener| format!("listen.{listener}"))
+            .collect();
+        let config = Config::parse("test", "", &sets, &Env::fixed()).expect("a configuration");
+        let options = net::ServeOptions {
+            process: process::facts,
+        };
+        let served = net::serve_over(disk.held(clock.now()), config, Arc::default(), clock, options);
+        panic!("it ended by itself: {served:?}");
+    }
+
+    #[test]
+    fn a_panic_of_the_writer_ends_the_process_and_acks_nothing() {
+        if std::env::var_os(IN_CHILD).is_some() {
+            return serve_until_the_panic();
+        }
+        let mut child = Command::new(std::env::current_exe().expect("this binary"))
+            .args([TEST, "--exact", "--nocapture"])
+            .env(IN_CHILD, "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("this binary runs");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe"))
+            .lines()
+            .map_while(Result::ok);
+        let listening = lines.find(|line| line.contains("listening")).expect("it listens");
+        let (_, address) = listening.rsplit_once("address=").expect("with its address");
+        let mut socket = TcpStream::connect(address).expect("a connection");
+        // CONNECT of MQTT 3.1.1, then PUBLISH with QoS 1.
+        socket
+            .write_all(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01a")
+            .expect("sent");
+        socket.read_exact(&mut [0; 4]).expect("CONNACK");
+        socket.write_all(b"\x32\x06\x00\x01t\x00\x01x").expect("sent");
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).expect("the end of the connection");
+        assert_eq!(answer, b"", "nothing was stored");
+        let last = lines.last().expect("more lines");
+        assert!(last.contains("ERROR") && last.contains("the process ends"), "{last}");
+        assert!(
+            last.contains("log-writer") && last.contains("a planted panic"),
+            "{last}"
+        );
+        assert_eq!(child.wait().expect("it ended").code(), Some(1));
+    }
+}

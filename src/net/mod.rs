@@ -6,6 +6,7 @@
 //! Lock order: a session takes at most one lock of its room's broker at a time (hub, registry), and calls into `log` with none
 //! held; `log` wakes wakers with none of its locks held. No lock is held across an `.await`.
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -17,8 +18,8 @@ use smol::stream::StreamExt;
 use smol::{Async, LocalExecutor, Timer};
 
 use crate::config::{Config, Listener, Protocol};
-use crate::log::{Log, OpenError, OpenOptions, Opening, Writer};
-use crate::metrics::{Metrics, ProtocolLabel};
+use crate::log::{Log, OpenError, OpenOptions, Opening};
+use crate::metrics::{Metrics, NetMetrics, ProtocolLabel};
 use crate::model::{End, Peer, Session};
 
 pub mod clock;
@@ -94,12 +95,7 @@ pub fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> {
     let clock = Clock::new();
     let metrics = Arc::new(Metrics::default());
     raise_open_files();
-    let Opening {
-        log,
-        writer,
-        reader,
-        checkpointer,
-    } = Log::open(OpenOptions {
+    let opening = Log::open(OpenOptions {
         data_dir: config.node.data_dir.clone(),
         storage: config.storage.clone(),
         topic_defaults: config.topic_defaults.clone(),
@@ -111,12 +107,29 @@ pub fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> {
         ring_seed: fastrand::u128(..).to_le_bytes(),
     })
     .map_err(ServeError::Log)?;
-    let rooms = Rooms::open(config, log.clone(), Arc::clone(&metrics), clock)?;
+    serve_over(opening, config, metrics, clock, options)
+}
+
+/// Serves a log that is open.
+pub(crate) fn serve_over(
+    opening: Opening,
+    config: Config,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    options: ServeOptions,
+) -> Result<(), ServeError> {
+    let Opening {
+        log,
+        writer,
+        reader,
+        checkpointer,
+    } = opening;
+    let rooms = Rooms::open(config, log.clone(), metrics, clock)?;
     let sockets = bind_all(&rooms.config)?;
     let threads = [
-        spawn_writer(writer, clock)?,
-        spawn("log-reader", || reader.run())?,
-        spawn("log-checkpoint", || checkpointer.run())?,
+        spawn("log-writer", move || writer.run(move || clock.now()))?,
+        spawn("log-reader", || never_fails(|| reader.run()))?,
+        spawn("log-checkpoint", || never_fails(|| checkpointer.run()))?,
     ];
     let executor = Rc::new(LocalExecutor::new());
     let served = smol::block_on(executor.run(run(&executor, rooms, sockets, options)));
@@ -302,8 +315,12 @@ async fn serve_session(
         }
     })
     .await;
-    let (net, label) = (&rooms.env.metrics.net, rules.protocol.into());
-    let protocol = rules.protocol;
+    conclude(outcome, rules.protocol, address, &rooms.env.metrics.net);
+}
+
+/// A connection is over: its line in the log, and the counters.
+fn conclude(outcome: Outcome, protocol: Protocol, address: SocketAddr, net: &NetMetrics) {
+    let label = protocol.into();
     match outcome {
         Outcome::PeerGone | Outcome::Session(End::Finished) => {
             tracing::debug!(?protocol, peer = %address, "connection ended");
@@ -364,33 +381,31 @@ fn start_upstreams(executor: &Rc<LocalExecutor<'static>>, rooms: &Rc<Rooms>) -> 
 
 type Thread = std::thread::JoinHandle<()>;
 
-fn spawn_writer(writer: Writer, clock: Clock) -> Result<Thread, ServeError> {
+/// A thread of the log that ends when the log stops. Without one of them nothing can be acknowledged: its panic, and an error that
+/// the writer cannot go on after, is the end of the process.
+fn spawn<E: std::fmt::Display>(
+    name: &'static str,
+    run: impl FnOnce() -> Result<(), E> + Send + 'static,
+) -> Result<Thread, ServeError> {
     std::thread::Builder::new()
-        .name("log-writer".into())
+        .name(name.into())
         .spawn(move || {
-            let why = match catch_unwind(AssertUnwindSafe(|| writer.run(move || clock.now()))) {
+            let why = match catch_unwind(AssertUnwindSafe(run)) {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error.to_string(),
                 Err(panic) => format!("it panicked: {}", connection::panic_text(&*panic)),
             };
-            tracing::error!(%why, "the log writer failed and the process ends; what was acknowledged is on the disk");
+            // Held until the process is gone: no line of another thread comes after this one.
+            let _last = std::io::stderr().lock();
+            tracing::error!(thread = name, %why, "a thread of the log failed and the process ends; what was acknowledged is on the disk");
             std::process::exit(1);
         })
-        .map_err(|e| ServeError::System("start the log writer's thread", e))
+        .map_err(|e| ServeError::System("start a thread of the log", e))
 }
 
-/// A thread of the log that ends when the log stops. A panic there is the end of the process.
-fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<Thread, ServeError> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-                let why = connection::panic_text(&*panic);
-                tracing::error!(thread = name, %why, "a thread of the log panicked and the process ends; what was acknowledged is on the disk");
-                std::process::exit(1);
-            }
-        })
-        .map_err(|e| ServeError::System("start a thread of the log", e))
+fn never_fails(run: impl FnOnce()) -> Result<(), Infallible> {
+    run();
+    Ok(())
 }
 
 /// Every connection is a file; the soft limit is often 1024 while the hard one is far above.

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use smol::{Async, LocalExecutor};
 
 use super::clock::Clock;
+use super::conclude;
 use super::connection::{Env, Outcome, drive};
 use super::stop::Stopping;
+use crate::config::Protocol;
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::model::{End, Now, Output, Session};
@@ -129,6 +131,37 @@ fn a_panic_ends_only_its_own_connection() {
     assert_eq!(
         outcomes,
         (Outcome::Panicked("planted".into()), Outcome::Session(End::Finished))
+    );
+}
+
+/// What is logged while `f` runs.
+fn logged(f: impl FnOnce()) -> String {
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let writer = Arc::new(writer);
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(Arc::clone(&writer))
+        .finish();
+    tracing::subscriber::with_default(subscriber, f);
+    drop(writer);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("text");
+    text
+}
+
+#[test]
+fn a_panic_of_a_session_is_counted_and_logged_as_an_error() {
+    let metrics = Metrics::default();
+    let address = "127.0.0.1:9".parse().expect("an address");
+    let end = |outcome| logged(|| conclude(outcome, Protocol::Kafka, address, &metrics.net));
+    let panics = || metrics.net.panics.get_or_create(&Protocol::Kafka.into()).get();
+    let told = end(Outcome::Session(End::Finished));
+    assert_eq!((panics(), told.as_str()), (0, ""));
+    let told = end(Outcome::Panicked("planted".into()));
+    assert_eq!(panics(), 1);
+    assert!(
+        told.contains("ERROR") && told.contains("planted") && told.contains("127.0.0.1:9"),
+        "{told}"
     );
 }
 
