@@ -55,7 +55,7 @@ pub use reader::Reader;
 pub use submission::{Append, Appended, Committed, Expect, Refused, StateChange, Submission, Table};
 pub use ticket::Ticket;
 pub use topic::{TopicInfo, TopicSettings, TopicSpec};
-pub use watch::Watch;
+pub use watch::{Moves, Watch};
 pub use writer::{Writer, WriterError};
 
 use queue::Item;
@@ -197,6 +197,11 @@ impl Log {
             waker.wake_by_ref();
         }
         watch
+    }
+
+    /// Gathers the partitions that move from here on.
+    pub fn follow(&self) -> Moves {
+        self.shared.watches.follow()
     }
 
     /// The number of the newest commit.

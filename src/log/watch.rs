@@ -1,6 +1,7 @@
-//! Who wants to be woken by what: new records of a partition, commits, room in the queue. Each interest wakes once.
+//! Who wants to be woken by what: new records of a partition, commits, room in the queue. Each interest wakes once. Who follows all
+//! partitions has those that moved gathered (`Moves`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -18,6 +19,36 @@ pub struct Watch {
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Watch({:?})", self.interest)
+    }
+}
+
+/// The partitions that move, for one who follows all of them. Dropping it ends that.
+pub struct Moves {
+    watches: Arc<Watches>,
+    id: u64,
+}
+
+impl Moves {
+    /// Those that got records or went since the last call. `waker` is woken once when there are more.
+    pub fn take(&self, waker: &Waker) -> BTreeSet<(Topic, Partition)> {
+        let mut table = self.watches.lock();
+        let Some(follower) = table.followers.get_mut(&self.id) else {
+            return BTreeSet::new();
+        };
+        follower.waker = Some(waker.clone());
+        std::mem::take(&mut follower.moved)
+    }
+}
+
+impl std::fmt::Debug for Moves {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Moves")
+    }
+}
+
+impl Drop for Moves {
+    fn drop(&mut self) {
+        self.watches.lock().followers.remove(&self.id);
     }
 }
 
@@ -44,9 +75,28 @@ struct Table {
     partitions: HashMap<(Topic, Partition), HashMap<u64, (Offset, Waker)>>,
     commits: HashMap<u64, (u64, Waker)>,
     room: HashMap<u64, Waker>,
+    followers: HashMap<u64, Follower>,
+}
+
+#[derive(Default)]
+struct Follower {
+    /// At most the partitions that there are.
+    moved: BTreeSet<(Topic, Partition)>,
+    /// There until something moves.
+    waker: Option<Waker>,
 }
 
 impl Watches {
+    /// Follows all partitions from here on.
+    pub(super) fn follow(self: &Arc<Self>) -> Moves {
+        let mut table = self.lock();
+        table.id_next += 1;
+        let id = table.id_next;
+        table.followers.insert(id, Follower::default());
+        let watches = Arc::clone(self);
+        Moves { watches, id }
+    }
+
     /// Adds an interest. The caller then looks whether what is waited for has happened already, and wakes if so: whoever makes
     /// it happen looks at the watches afterwards, so that no order of the two misses it.
     pub(super) fn add(self: &Arc<Self>, interest: Interest, waker: &Waker) -> Watch {
@@ -79,10 +129,14 @@ impl Watches {
         wakes: &mut Wakes,
     ) {
         let mut table = self.lock();
-        if table.partitions.is_empty() {
+        if table.partitions.is_empty() && table.followers.is_empty() {
             return;
         }
         let key = (topic.clone(), partition);
+        for follower in table.followers.values_mut() {
+            follower.moved.insert(key.clone());
+            wakes.add(follower.waker.take());
+        }
         let Some(watching) = table.partitions.get_mut(&key) else {
             return;
         };

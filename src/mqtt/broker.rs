@@ -26,7 +26,7 @@ pub struct Broker {
     pub(super) limits: Limits,
     metrics: Arc<Metrics>,
     pub(super) shared: Mutex<Shared>,
-    hub: Mutex<Hub>,
+    pub(super) hub: Mutex<Hub>,
 }
 
 #[derive(Default)]

@@ -1,9 +1,10 @@
 //! Live delivery: follows every partition of the log behind its high watermark, makes MQTT messages of the records, asks the
 //! tree once for each and fills the outboxes. Nothing is delivered that is not durable.
 //!
-//! Without a subscription it does nothing at all, not even follow; the first one sets its positions to the high watermarks.
+//! Without a subscription it does nothing at all, not even follow; the first one sets its positions to the high watermarks. After
+//! that only partitions that moved are looked at: what a commit costs here does not grow with the partitions there are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -13,7 +14,7 @@ use super::broker::{Broker, Shared};
 use super::outbox::{Message, Outbox, Queued};
 use super::packet::Properties;
 use super::subscriptions::Subscription;
-use crate::log::{Bounds, Log, ReadBatches, ReadRequest, Refused, Ticket, TopicInfo, Watch};
+use crate::log::{Bounds, Moves, ReadBatches, ReadRequest, Refused, Ticket, TopicInfo};
 use crate::model::batch::{Batch, RecordView};
 use crate::model::compression::Inflater;
 use crate::model::{Code, Offset, Partition, Topic};
@@ -25,15 +26,23 @@ const READ_BYTES_MAX: usize = 256 << 10;
 /// Largest records section after decompression.
 const BATCH_BYTES_MAX: usize = 64 << 20;
 
-/// Rounds over all partitions in one call, so that others on this thread get their turn.
+/// Rounds in one call, so that others on this thread get their turn.
 const ROUNDS_MAX: usize = 4;
 
 #[derive(Default)]
 pub(super) struct Hub {
-    cursors: HashMap<(Topic, u32), Cursor>,
-    watch: Option<Watch>,
+    cursors: HashMap<Place, Cursor>,
+    /// While somebody subscribes.
+    moves: Option<Moves>,
+    /// Where there may be something to deliver: what moved, until it is read to its end.
+    behind: BTreeSet<Place>,
     inflater: Inflater,
+    /// Partitions looked at.
+    #[cfg(test)]
+    pub(super) looks: usize,
 }
+
+type Place = (Topic, Partition);
 
 struct Cursor {
     topic_id: [u8; 16],
@@ -50,14 +59,18 @@ impl Hub {
         }
         shared.hub_active = true;
         self.cursors.clear();
-        for_each_partition(&broker.log, |info, partition, bounds| {
-            let cursor = Cursor {
-                topic_id: info.id,
-                next: bounds.high_watermark,
-                read: None,
-            };
-            self.cursors.insert((info.name.clone(), partition.0), cursor);
-        });
+        self.behind.clear();
+        // First this, then the positions: what moves in between is looked at once for nothing.
+        self.moves = Some(broker.log.follow());
+        let topics = broker.log.topics();
+        for info in topics.iter().filter(|info| !info.name.is_internal()) {
+            for partition in (0..info.partitions).map(Partition) {
+                if let Some(bounds) = broker.log.bounds(info.name.as_str(), partition) {
+                    let cursor = Cursor::new(info, bounds.high_watermark);
+                    self.cursors.insert((info.name.clone(), partition), cursor);
+                }
+            }
+        }
         if let Some(waker) = &shared.waker {
             waker.wake_by_ref();
         }
@@ -70,43 +83,49 @@ impl Hub {
                 if shared.tree.len() == 0 {
                     shared.hub_active = false;
                     self.cursors = HashMap::new();
-                    self.watch = None;
+                    self.behind = BTreeSet::new();
+                    self.moves = None;
                     return;
                 }
             }
-            let seen = broker.log.commit_number();
+            // Without them `activate` is on its way.
+            let Some(moves) = &self.moves else { return };
+            self.behind.extend(moves.take(waker));
             if !self.round(broker, waker) {
-                self.watch = Some(broker.log.watch_commits(seen, waker));
                 return;
             }
         }
         waker.wake_by_ref();
     }
 
-    /// One look at every partition; whether anything moved.
+    /// One look at every partition that is behind; whether anything was delivered.
     fn round(&mut self, broker: &Broker, waker: &Waker) -> bool {
-        let Self { cursors, inflater, .. } = self;
         let mut moved = false;
-        for_each_partition(&broker.log, |info, partition, bounds| {
-            let cursor = cursors
-                .entry((info.name.clone(), partition.0))
-                .or_insert_with(|| Cursor {
-                    topic_id: info.id,
-                    next: bounds.log_start,
-                    read: None,
-                });
+        for place in std::mem::take(&mut self.behind) {
+            #[cfg(test)]
+            {
+                self.looks = self.looks.saturating_add(1);
+            }
+            let (topic, partition) = &place;
+            let found = broker.log.topic(topic.as_str());
+            let bounds = broker.log.bounds(topic.as_str(), *partition);
+            let (Some(info), Some(bounds)) = (found, bounds) else {
+                self.cursors.remove(&place);
+                continue;
+            };
+            if info.name.is_internal() {
+                continue;
+            }
+            let new = || Cursor::new(&info, bounds.log_start);
+            let cursor = self.cursors.entry(place.clone()).or_insert_with(new);
             if cursor.topic_id != info.id {
                 // Deleted and made again.
-                *cursor = Cursor {
-                    topic_id: info.id,
-                    next: bounds.log_start,
-                    read: None,
-                };
+                *cursor = new();
             }
             if cursor.read.is_none() && cursor.next < bounds.high_watermark {
                 let request = ReadRequest {
                     topic: info.name.clone(),
-                    partition,
+                    partition: *partition,
                     from: cursor.next,
                     bytes_max: READ_BYTES_MAX,
                 };
@@ -116,23 +135,26 @@ impl Hub {
                 cursor.read = None;
                 let from = cursor.next;
                 cursor.next = match result {
-                    Ok(read) => deliver(broker, inflater, from, &read),
+                    Ok(read) => deliver(broker, &mut self.inflater, from, &read),
                     Err(refused) => skip_to(broker, from, bounds, &refused),
                 };
                 // A read that brought nothing is tried again at the next commit, not at once.
                 moved |= cursor.next > from;
             }
-        });
+            if cursor.read.is_some() || cursor.next < bounds.high_watermark {
+                self.behind.insert(place);
+            }
+        }
         moved
     }
 }
 
-fn for_each_partition(log: &Log, mut each: impl FnMut(&Arc<TopicInfo>, Partition, Bounds)) {
-    for info in log.topics().iter().filter(|info| !info.name.is_internal()) {
-        for partition in (0..info.partitions).map(Partition) {
-            if let Some(bounds) = log.bounds(info.name.as_str(), partition) {
-                each(info, partition, bounds);
-            }
+impl Cursor {
+    fn new(info: &TopicInfo, next: Offset) -> Self {
+        Self {
+            topic_id: info.id,
+            next,
+            read: None,
         }
     }
 }

@@ -160,6 +160,31 @@ fn watches_wake_once_what_they_wait_for_is_durable() {
 }
 
 #[test]
+fn who_follows_gets_the_partitions_that_moved_and_one_wake() {
+    let log = Log::inline(now(1));
+    let one = append(&log, "t", Some("k"), "v", 1).unwrap().partition;
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&count));
+    let moves = log.follow();
+    let topic = |name| Topic::parse(name).unwrap();
+    assert_eq!(moves.take(&waker).len(), 0);
+    for _ in 0..2 {
+        append(&log, "t", Some("k"), "v", 1).unwrap();
+    }
+    let other = append(&log, "u", Some("k"), "v", 1).unwrap().partition;
+    assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    let moved: Vec<_> = moves.take(&waker).into_iter().collect();
+    assert_eq!(moved, [(topic("t"), one), (topic("u"), other)]);
+    assert_eq!(moves.take(&waker).len(), 0);
+    log.delete_topic(&topic("t"), Waker::noop()).wait().unwrap();
+    assert_eq!(count.0.load(Ordering::Relaxed), 2);
+    assert_eq!(moves.take(&waker).len(), 4, "all of a topic that went");
+    drop(moves);
+    append(&log, "t", Some("k"), "v", 1).unwrap();
+    assert_eq!(count.0.load(Ordering::Relaxed), 2);
+}
+
+#[test]
 fn an_offset_is_found_by_time() {
     let log = Log::inline(now(1));
     let partition = append(&log, "t", Some("k"), "a", 100).unwrap().partition;

@@ -24,6 +24,33 @@ fn subscribers_get_what_is_committed_after_they_subscribed() {
 }
 
 #[test]
+fn a_commit_costs_looks_at_what_moved_whatever_else_there_is() {
+    let house = House::new("[[route]]\nmatch = \"#\"\ntopic = \"{mqtt_topic}\"\n");
+    let mut publisher = house.connected(&connect4("p", true, 0));
+    for i in 0..50 {
+        publisher.send(&publish4(&format!("t{i}"), 1, 1, "before"));
+    }
+    let mut subscriber = house.connected(&connect4("s", true, 0));
+    subscriber.send(&subscribe4(1, &[("#", 0)]));
+    // What it takes to deliver what was just published.
+    let mut looks = |topic: &str, payload: &str| {
+        let looked = || house.broker.hub.lock().expect("whole").looks;
+        let before = looked();
+        house.deliver(START);
+        assert_eq!(subscriber.receive(), publish4(topic, 0, 0, payload));
+        looked() - before
+    };
+    publisher.send(&publish4("t7", 1, 1, "one"));
+    assert_eq!(looks("t7", "one"), 1);
+    publisher.send(&publish4("new", 1, 1, "two"));
+    assert_eq!(looks("new", "two"), 1);
+    let name = crate::model::Topic::parse("t7").expect("a name");
+    house.log.delete_topic(&name, Waker::noop()).wait().expect("it is gone");
+    publisher.send(&publish4("t7", 1, 1, "again"));
+    assert_eq!(looks("t7", "again"), 4, "each partition of the topic that went");
+}
+
+#[test]
 fn the_granted_qos_bounds_what_is_delivered() {
     let house = House::new("");
     let mut publisher = house.connected(&connect4("p", true, 0));
