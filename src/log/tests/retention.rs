@@ -71,6 +71,53 @@ fn a_timestamp_ahead_of_the_clock_does_not_hold_a_batch_for_ever() {
 }
 
 #[test]
+fn a_backlog_that_is_past_on_arrival_goes_at_the_next_look_but_not_from_behind_a_younger_batch() {
+    let log = Log::inline(now(10_000));
+    make(&log, &[("retention.ms", "1000")]);
+    add(&log, 0, 100, 5_000);
+    add(&log, 1, 100, 10_000);
+    add(&log, 1, 100, 5_000);
+    log.set_now(now(10_001));
+    assert_eq!((log_start(&log, 0), log_start(&log, 1)), (1, 0));
+    log.set_now(now(11_001));
+    assert_eq!(log_start(&log, 1), 2);
+}
+
+#[test]
+fn a_packed_batch_goes_with_its_youngest_record() {
+    let log = Log::inline(now(10_000));
+    make(&log, &[("retention.ms", "1000")]);
+    let append = |time| Append::Record {
+        topic: Topic::parse("t").unwrap(),
+        record: record(Some("k"), "x", time),
+    };
+    let submission = Submission {
+        appends: vec![append(5_000), append(10_000)],
+        state: Vec::new(),
+    };
+    let partition = log.submit(submission, Waker::noop()).wait().unwrap().appended[0].partition;
+    log.set_now(now(11_000));
+    assert_eq!(log_start(&log, partition.0), 0);
+    log.set_now(now(11_001));
+    assert_eq!(log_start(&log, partition.0), 2);
+}
+
+#[test]
+fn a_topic_that_stamps_its_own_time_keeps_a_backlog() {
+    let log = Log::inline(now(10_000));
+    make(
+        &log,
+        &[("retention.ms", "1000"), ("message.timestamp.type", "LogAppendTime")],
+    );
+    let partition = append(&log, "t", Some("k"), "x", 5_000).unwrap().partition;
+    log.set_now(now(11_000));
+    assert_eq!(log_start(&log, partition.0), 0);
+    assert_eq!(records(&log, "t", partition, 0)[0].1.timestamp_ms, 10_000);
+    log.set_now(now(11_001));
+    assert_eq!(log_start(&log, partition.0), 1);
+}
+
+#[test]
 fn size_keeps_what_fits_as_kafka_does() {
     let log = Log::inline(now(1));
     make(&log, &[("retention.bytes", "3000")]);
