@@ -14,10 +14,10 @@ from confluent_kafka import Producer
 
 from compact_device import ACK, Device, Ended
 from harness import SEED, Broker, cli, eventually
-from mqtt_client import V5, V311, Client
+from mqtt_client import V311, Client
+from mqtt_once import ExactlyOnce
 from readback import read_topic
 
-NOT_FOUND = 0x92
 KILLS = int(os.environ.get("HEADWATER_KILLS", "12"))
 
 
@@ -56,39 +56,24 @@ class Load(threading.Thread):
             self.failure = failure
 
 
-def remember_pubrec(client):
-    """paho forgets PUBREC when an attempt to connect fails: the next one publishes the message anew, without DUP, though PUBREL
-    has gone out already, and no broker can know it again (MQTT 5, 4.3.3: it must not be sent again after PUBREC). With this it
-    stays at PUBREL."""
-    reset = client._messages_reconnect_reset_out
-
-    def kept():
-        released = [m for m in client._out_messages.values() if m.state == paho.mqtt_ms_resend_pubrel]
-        reset()
-        for m in released:
-            m.state = paho.mqtt_ms_resend_pubrel
-
-    client._messages_reconnect_reset_out = kept
-
-
 class Mqtt(Load):
-    """A session that outlives the broker: paho resends what is not acked, with the same packet id."""
+    """A session that outlives the broker, at QoS 1: paho resends what is not acked, with the same packet id."""
 
-    def __init__(self, broker, qos, version):
+    once = False
+
+    def __init__(self, broker):
         super().__init__(broker)
-        self.qos, self.version, self.once = qos, version, qos == 2
-        self.key = f"kill/mqtt-{qos}-{version}"
+        self.key = "kill/mqtt-1"
 
     def load(self):
-        client = Client(self.broker.mqtt, self.version, client_id=self.key, clean=False, expiry=3600)
+        client = Client(self.broker.mqtt, V311, client_id=self.key, clean=False)
         client.paho.reconnect_delay_set(0.05, 0.2)
-        remember_pubrec(client.paho)
         mids = {}
         while not self.ended.is_set():
             with client.changed:
                 waiting = [mid for mid in mids if mid not in client.acked]
             if len(waiting) < 20:
-                info = client.paho.publish(self.key, value(self.next), self.qos)
+                info = client.paho.publish(self.key, value(self.next), 1)
                 if info.rc in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_NO_CONN):
                     mids[info.mid] = self.next
                     self.next += 1
@@ -103,10 +88,30 @@ class Mqtt(Load):
         with client.changed:
             for mid in [mid for mid in mids if mid in client.acked]:
                 reason = client.acked.pop(mid)
-                # After a crash PUBREL may come again for an id that is released already: MQTT 5, 3.7.2.1, "not an error during recovery".
-                assert not reason.is_failure or (self.qos == 2 and reason.value == NOT_FOUND), f"{self.key}: {reason}"
+                assert not reason.is_failure, f"{self.key}: {reason}"
                 # The number is free again: paho counts to 65,535 and begins anew.
                 self.acked.add(mids.pop(mid))
+
+
+class MqttOnce(Load):
+    """The same at QoS 2. A PUBREC is the ack: what has one is stored."""
+
+    def __init__(self, broker, level):
+        super().__init__(broker)
+        self.level = level
+        self.key = f"kill/mqtt-2-{level}"
+
+    def load(self):
+        client = ExactlyOnce(self.broker.mqtt, self.level, self.key, self.key)
+        self.acked = client.recorded
+        while not self.ended.is_set():
+            while client.in_flight() < 20:
+                client.publish(self.next, value(self.next))
+                self.next += 1
+            client.exchange()
+        client.flush(30)
+        self.resent = client.resent
+        client.close()
 
 
 class Compact(Load):
@@ -189,7 +194,7 @@ class Kill(unittest.TestCase):
         rng = random.Random(SEED)
         topics = ("telemetry", "kill")
         with Broker() as broker:
-            loads = [Mqtt(broker, 1, V311), Mqtt(broker, 2, V5), Mqtt(broker, 2, V311), Compact(broker), Compact(broker, forgets=True),
+            loads = [Mqtt(broker), MqttOnce(broker, 5), MqttOnce(broker, 4), Compact(broker), Compact(broker, forgets=True),
                      Kafka(broker, idempotent=True), Kafka(broker, idempotent=False)]
             for load in loads:
                 load.start()
@@ -215,6 +220,7 @@ class Kill(unittest.TestCase):
                     self.verify(load, [r for r in records if r.key == load.key.encode()])
             self.assertEqual({r.key.decode() for r in records}, {load.key for load in loads})
             self.assertGreater(next(load.lives for load in loads if getattr(load, "forgets", False)), 1, "no reset was met")
+            self.assertGreater(sum(load.resent for load in loads if isinstance(load, MqttOnce)), 0, "no kill met a message without PUBREC")
             told = ", ".join(f"{load.key} {len(load.acked)}" for load in loads)
             print(f"      {KILLS} kills, seed {SEED}; acked: {told}")
             self.assertEqual(broker.stop()[0], 0)
