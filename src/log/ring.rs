@@ -82,6 +82,10 @@ impl<D: Disk> Ring<D> {
             found.push(body);
             ring.live.push_back((seq, at, bytes));
         }
+        if !found.is_empty() {
+            // The newest may have been written and not synced; whoever reads it takes it for durable.
+            ring.disk.sync()?;
+        }
         Ok((ring, found))
     }
 

@@ -3,8 +3,8 @@
 //! A database commit writes seven or eight pages all over its file and takes its time to find them. Here a commit is one record of
 //! the ring, written and synced; its changes stay in memory (`overlay`) over what the database says. A *flush*, on a thread of its
 //! own, makes one database commit of many of them; it stores the number of the newest record in it, in the same transaction, and so
-//! the two always agree: what has a higher number is in the ring, what has not is in the database. After a crash the records that
-//! the database lacks are flushed before anything else happens.
+//! the two always agree: what has a higher number is in the ring, what has not is in the database. Opening after a crash takes the
+//! records that the database lacks into memory, so that a full disk can be read; they are flushed before the next commit.
 //!
 //! A commit above `DIRECT_BYTES` goes to the database, with all that waits: writing it twice would cost more than it saves.
 
@@ -47,6 +47,9 @@ pub struct RingedStore<S: Store + Debug, D: Disk> {
 struct Log<D> {
     ring: Ring<D>,
     record: Vec<u8>,
+    /// What was found in the ring is to be in the database before a commit: a ring is not written behind records that this process
+    /// has not made durable itself.
+    found: bool,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +75,7 @@ pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
 }
 
 impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
-    /// Opens a ring over its database, and brings the database up to date.
+    /// Opens a ring over its database. Writes to neither.
     pub fn open(database: S, ring: D) -> Result<Self, StoreError> {
         let meta = |key: &[u8]| {
             let value = database.point(Map::Meta, key)?;
@@ -82,26 +85,22 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
             .try_into()
             .map_err(|_| damaged("the ring's id is not 16 bytes"))?;
         let applied = Fields(&meta(META_APPLIED)?).u64()?;
-        let (mut ring, found) = Ring::open(ring, id, applied).map_err(|error| of_io(&error))?;
-        let mut overlay = Overlay::default();
+        let (ring, found) = Ring::open(ring, id, applied).map_err(|error| of_io(&error))?;
+        let mut newest = Overlay::default();
         for body in found {
-            ops::decode(body)?.iter().for_each(|op| overlay.apply(op));
+            ops::decode(body)?.iter().for_each(|op| newest.apply(op));
         }
-        let seq = ring.seq();
-        if !overlay.is_empty() {
-            database.commit(&with_applied(overlay.ops(), seq))?;
-        }
-        ring.free(seq);
+        let (record, found) = (Vec::new(), !newest.is_empty());
         let waiting = Waiting {
-            seq,
-            applied: seq,
+            newest,
+            seq: ring.seq(),
+            applied,
             ..Waiting::default()
         };
-        let record = Vec::new();
         Ok(Self {
             database,
             waiting: Mutex::new(waiting),
-            log: Mutex::new(Log { ring, record }),
+            log: Mutex::new(Log { ring, record, found }),
             flushing: Mutex::new(()),
             dead: AtomicBool::new(false),
         })
@@ -191,6 +190,10 @@ impl<S: Store + Debug, D: Disk> Store for RingedStore<S, D> {
     fn commit(&self, ops: &[Op]) -> Result<(), StoreError> {
         self.alive()?;
         let mut log = lock(&self.log);
+        if log.found {
+            self.flush()?;
+            log.found = false;
+        }
         let body_bytes = ops::encoded_bytes(ops);
         if body_bytes > DIRECT_BYTES.min(log.ring.body_bytes_max()) {
             self.commit_direct(&mut log, ops)

@@ -26,6 +26,8 @@ struct Platter {
     seen: Vec<u8>,
     /// Sectors written since the last sync, in order.
     unsynced: Vec<(usize, Vec<u8>)>,
+    /// It does not grow.
+    full: bool,
 }
 
 #[derive(Debug)]
@@ -42,6 +44,23 @@ impl Plate {
         }
         power.operations_left -= 1;
         Ok(())
+    }
+
+    /// What a machine holds whose process is gone: what was written is seen, on the disk or not. Gives whether any is not.
+    fn after_kill(&self) -> bool {
+        let mut platter = self.0.lock().unwrap();
+        let Platter { durable, seen, .. } = &*platter;
+        let sectors = seen.chunks(SECTOR).enumerate().map(|(i, sector)| (i * SECTOR, sector));
+        let unsynced: Vec<_> = sectors
+            .filter(|(at, sector)| durable.get(*at..at + sector.len()) != Some(*sector))
+            .map(|(at, sector)| (at, sector.to_vec()))
+            .collect();
+        platter.unsynced = unsynced;
+        !platter.unsynced.is_empty()
+    }
+
+    fn set_full(&self, full: bool) {
+        self.0.lock().unwrap().full = full;
     }
 
     /// What a machine finds after the cut: the synced bytes, and any of the sectors written since.
@@ -61,9 +80,18 @@ impl Plate {
         let platter = Platter {
             durable: bytes.clone(),
             seen: bytes,
-            unsynced: vec![],
+            ..Platter::default()
         };
         Plate(Arc::new(Mutex::new(platter)), Arc::clone(power))
+    }
+}
+
+impl Platter {
+    fn room_for(&self, len: usize) -> io::Result<()> {
+        match self.full && len > self.seen.len() {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -82,6 +110,7 @@ impl Disk for Plate {
         let mut platter = self.0.lock().unwrap();
         let at = at as usize;
         let len = platter.seen.len().max(at + data.len());
+        platter.room_for(len)?;
         platter.seen.resize(len, 0);
         platter.seen[at..at + data.len()].copy_from_slice(data);
         for (i, sector) in data.chunks(SECTOR).enumerate() {
@@ -99,6 +128,7 @@ impl Disk for Plate {
             durable,
             seen,
             unsynced,
+            ..
         } = &mut *platter;
         durable.resize(seen.len(), 0);
         for (at, sector) in unsynced.drain(..) {
@@ -112,6 +142,7 @@ impl Disk for Plate {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.operate()?;
         let mut platter = self.0.lock().unwrap();
+        platter.room_for(len as usize)?;
         platter.seen.resize(len as usize, 0);
         platter
             .unsynced
@@ -235,6 +266,59 @@ fn a_power_cut_at_any_operation_keeps_every_commit_that_was_told() {
     }
     assert_eq!(cuts, 20 * 25);
     assert!(cuts_in_recovery > 50, "{cuts_in_recovery}");
+}
+
+#[test]
+fn what_the_next_process_reads_survives_a_power_cut() {
+    let mut unsynced = 0;
+    for seed in 0..100 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let power = power(seed);
+        let (file, ring) = made(&power);
+        power.lock().unwrap().operations_left = rng.u64(20..200);
+        let mut run = || -> Result<(), StoreError> {
+            let store = open(&file, &ring)?;
+            loop {
+                store.commit(&random_ops(&mut rng))?;
+            }
+        };
+        assert!(run().is_err());
+        file.after_kill();
+        unsynced += usize::from(ring.after_kill());
+        power.lock().unwrap().operations_left = u64::MAX;
+        let store = open(&file, &ring).expect("it opens");
+        let found = content(&store);
+        let (file, ring) = (file.after_cut(&power), ring.after_cut(&power));
+        assert!(
+            content(&open(&file, &ring).expect("it recovers")) == found,
+            "seed {seed}"
+        );
+    }
+    assert!(unsynced > 10, "{unsynced}");
+}
+
+#[test]
+fn a_disk_that_takes_nothing_is_read_and_takes_no_commit_over_what_it_owes() {
+    let power = power(1);
+    let (file, ring) = made(&power);
+    let store = open(&file, &ring).unwrap();
+    let op = |key: u8| Op::put(MAPS[0], [key], vec![key; 50_000]);
+    for key in 0..3 {
+        store.commit(&[op(key)]).unwrap();
+    }
+    // As a cut leaves it: nothing of it is in the database.
+    let (file, ring) = (file.after_cut(&power), ring.after_cut(&power));
+    file.set_full(true);
+    for _ in 0..2 {
+        let store = open(&file, &ring).unwrap();
+        assert_eq!(content(&store).len(), 3);
+        let refused = store.commit(&[Op::delete(MAPS[0], [9])]).unwrap_err();
+        assert!(matches!(refused, StoreError::Io(_)), "{refused}");
+    }
+    file.set_full(false);
+    let store = open(&file, &ring).unwrap();
+    store.commit(&[op(3)]).unwrap();
+    assert_eq!(content(&store).len(), 4);
 }
 
 #[test]
