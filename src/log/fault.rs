@@ -46,6 +46,13 @@ impl Faulty {
         inline::open_in(Box::new(self.clone()), inline::options(now)).expect("memory is there")
     }
 
+    /// As `inline`, with nothing kept in memory: every read is one of the store.
+    pub(crate) fn inline_cold(&self, now: Now) -> Log {
+        let mut options = inline::options(now);
+        options.storage.tail_bytes = 0;
+        inline::open_in(Box::new(self.clone()), options).expect("memory is there")
+    }
+
     /// A log over it whose writer runs when the test says so.
     pub(crate) fn held(&self, now: Now) -> Opening {
         self.open(inline::options(now))

@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock};
 use super::depot::{Depot, Identity};
 use super::draft::Rules;
 use super::load::{Loaded, load};
-use super::store::{Store, StoreError};
+use super::store::{Op, Store, StoreError};
 
 /// Holder of the store's handle.
 pub(super) struct Keeper {
@@ -64,6 +64,14 @@ impl Keeper {
         *place = Some(store);
         let lost = Some((error, aside));
         Ok(Opened { loaded, identity, lost })
+    }
+
+    /// Whether the store takes commits, down to its last file: this one is made.
+    pub(super) fn prove(&self, op: Op) -> Result<(), StoreError> {
+        self.with(|store| {
+            store.commit(&[op])?;
+            store.checkpoint()
+        })
     }
 
     fn open_once(&self, rules: &Rules, verify: bool) -> Result<(Box<dyn Store>, Loaded, Identity), StoreError> {

@@ -10,7 +10,7 @@ use crate::model::{Now, Offset, Partition, Topic};
 use super::depot::{Depot, Directory, OpenError};
 use super::draft::Rules;
 use super::keeper::{Keeper, Opened};
-use super::load::{Loaded, topic_op};
+use super::load::{Loaded, topic_key_op, topic_op};
 use super::queue::Item;
 use super::shared::Shared;
 use super::state::{State, TopicState};
@@ -18,7 +18,7 @@ use super::store::StoreError;
 use super::ticket::{Wakes, ticket};
 use super::{Checkpointer, Log, Reader, TopicSpec, Writer};
 
-/// Between two attempts to open a store that the disk refuses, microseconds.
+/// Between two attempts with a store that the disk refuses, microseconds.
 const RETRY_US: u64 = 1_000_000;
 
 /// What a log is opened with.
@@ -137,27 +137,46 @@ impl Writer {
             }
             whole(&shared.read_state(), loaded)
         });
-        match opened {
-            Ok(opened) => {
-                if self.closed.take().is_some() {
-                    tracing::info!("the store is open again");
+        let error = match opened {
+            Ok(opened) => match shared.keeper.prove(topic_key_op(opened.loaded.topic_key_next)) {
+                Ok(()) => {
+                    if self.closed.take().is_some() {
+                        tracing::info!("the store takes commits again");
+                    }
+                    shared.metrics.health.restore("store");
+                    return self.install(opened, now, wakes);
                 }
-                shared.metrics.health.restore("store");
-                self.install(opened, now, wakes);
-            }
-            Err(error) => {
-                // Said once, however long it stays so.
-                if self.closed.as_ref().is_none_or(|(before, _)| *before != error) {
-                    tracing::error!(%error, "the store cannot be opened; trying again until it can");
+                Err(error) => {
+                    self.open_to_read(opened, wakes);
+                    error
                 }
-                shared.metrics.health.degrade("store", error.to_string());
-                self.closed = Some((error, now.mono_us.saturating_add(RETRY_US)));
-            }
+            },
+            Err(error) => error,
+        };
+        // Said once, however long it stays so.
+        if self.closed.as_ref().is_none_or(|(before, _)| *before != error) {
+            tracing::error!(%error, "the store takes no commits; trying again until it does");
+        }
+        shared.metrics.health.degrade("store", error.to_string());
+        self.closed = Some((error, now.mono_us.saturating_add(RETRY_US)));
+    }
+
+    /// A disk that takes nothing, a full one, can still be read: opens once more what failed at the proof.
+    fn open_to_read(&mut self, opened: Opened, wakes: &mut Wakes) {
+        if self.closed.is_none() || opened.lost.is_some() {
+            self.take_over(opened, wakes);
+        }
+        let shared = Arc::clone(&self.shared);
+        let sound = |loaded: &Loaded| whole(&shared.read_state(), loaded);
+        match shared.keeper.open(&self.rules, false, sound) {
+            Ok(opened) if opened.lost.is_some() => self.take_over(opened, wakes),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "the store cannot even be read"),
         }
     }
 
-    /// Looks after a store that is closed, or that a read found failing. False while there is none.
-    pub(super) fn store_is_open(&mut self, now: Now, wakes: &mut Wakes) -> bool {
+    /// Looks after a store that took no commit, or that a read found failing. False while it takes none.
+    pub(super) fn takes_commits(&mut self, now: Now, wakes: &mut Wakes) -> bool {
         let failure = self.shared.take_failure();
         match (&self.closed, failure) {
             (Some((_, retry_us)), _) if now.mono_us >= *retry_us => self.open_anew(&StoreError::Closed, now, wakes),
@@ -169,6 +188,13 @@ impl Writer {
 
     /// Takes over what a store holds, and brings it to what the configuration says.
     fn install(&mut self, opened: Opened, now: Now, wakes: &mut Wakes) {
+        self.take_over(opened, wakes);
+        self.settle(now, wakes);
+        let state = self.shared.read_state();
+        self.shared.watches.committed(state.commit_number, wakes);
+    }
+
+    fn take_over(&mut self, opened: Opened, wakes: &mut Wakes) {
         let metrics = Arc::clone(&self.shared.metrics);
         if let Some((error, aside)) = &opened.lost {
             let generation = opened.identity.generation;
@@ -208,9 +234,6 @@ impl Writer {
                     .partition_moved(name, Partition(partition), next, wakes);
             }
         }
-        self.settle(now, wakes);
-        let state = self.shared.read_state();
-        self.shared.watches.committed(state.commit_number, wakes);
     }
 
     fn high_watermark(&self, topic: &Topic, partition: u32) -> Option<Offset> {

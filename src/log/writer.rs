@@ -26,7 +26,7 @@ pub struct Writer {
     pub(super) topic_key_next: u32,
     pub(super) row_next: u64,
     pub(super) due: super::retention::Due,
-    /// There is no store: why it cannot be opened, and the monotonic time at which the next attempt is due.
+    /// The store takes no commits: why, and the monotonic time at which the next attempt is due.
     pub(super) closed: Option<(StoreError, u64)>,
     /// The store was checked because of damage that was not found.
     pub(super) doubted: bool,
@@ -73,7 +73,7 @@ impl Writer {
 
     /// One commit of these items, and of what is due.
     pub(super) fn turn(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) {
-        if !self.store_is_open(now, wakes) {
+        if !self.takes_commits(now, wakes) {
             let why = self.closed.as_ref().map_or(&StoreError::Closed, |(why, _)| why);
             return self.refuse(items, &storage(why), wakes);
         }

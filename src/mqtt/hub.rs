@@ -163,8 +163,8 @@ impl Cursor {
 fn skip_to(broker: &Broker, from: Offset, bounds: Bounds, refused: &Refused) -> Offset {
     let next = match refused.code {
         Code::OffsetOutOfRange if bounds.log_start > from => bounds.log_start,
-        // Nothing is wrong with the records: ask again at the next commit.
-        Code::Busy | Code::Stopping => return from,
+        // Nothing is wrong with the records: ask again at the next commit, or when the store is there again.
+        Code::Busy | Code::Stopping | Code::Storage => return from,
         _ => bounds.high_watermark,
     };
     broker.metrics().hub_skipped.inc_by(next.0.saturating_sub(from.0));

@@ -21,6 +21,7 @@ fn a_full_disk_is_code_4_until_there_is_room() {
         assert_eq!(line.publish(2), [Said::Nack(2, Code::STORAGE, 2000)]);
     }
     disk.set_full(false);
+    bench.log.set_now(later(2000));
     assert_eq!(line.publish(2), [Said::Ack(2)]);
     assert_eq!(bench.values(), numbers([1, 2]));
     assert_eq!(bench.row("pump-7").last, 2);

@@ -129,6 +129,28 @@ fn without_a_disk_everything_is_refused_until_it_is_back() {
 }
 
 #[test]
+fn what_a_full_disk_holds_is_read_and_nothing_is_committed_until_it_takes_a_commit() {
+    let depot = Faulty::default();
+    let log = depot.inline_cold(now(1));
+    append(&log, "t", Some("k"), "kept", 1).unwrap();
+    let commits = depot.commits();
+    depot.set_full(true);
+    for time in [1, 2, 3, 2_000, 2_001] {
+        log.set_now(now(time));
+        assert_eq!(append(&log, "t", Some("k"), "lost", 1).unwrap_err().code, Code::Storage);
+        assert_eq!(records(&log, "t", partition_of("k"), 0).len(), 1);
+        assert_eq!(log.shared.metrics.health.degraded().len(), 1);
+    }
+    assert_eq!(log.shared.metrics.log.store_recoveries.get(), 2, "one attempt a second");
+    depot.set_full(false);
+    assert_eq!(append(&log, "t", Some("k"), "lost", 1).unwrap_err().code, Code::Storage);
+    assert_eq!(depot.commits(), commits);
+    log.set_now(now(4_000));
+    assert_eq!(append(&log, "t", Some("k"), "next", 1).unwrap().base_offset, Offset(1));
+    assert!(log.shared.metrics.health.degraded().is_empty());
+}
+
+#[test]
 fn a_store_that_lost_what_was_acked_is_set_aside() {
     let depot = Faulty::default();
     let log = depot.inline(now(1));

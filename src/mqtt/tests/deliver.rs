@@ -2,6 +2,7 @@
 
 use super::bytes_of::*;
 use super::*;
+use crate::log::fault::Faulty;
 
 const KEEP: [u8; 5] = [17, 0, 0, 0x0e, 0x10];
 
@@ -48,6 +49,27 @@ fn a_commit_costs_looks_at_what_moved_whatever_else_there_is() {
     house.log.delete_topic(&name, Waker::noop()).wait().expect("it is gone");
     publisher.send(&publish4("t7", 1, 1, "again"));
     assert_eq!(looks("t7", "again"), 4, "each partition of the topic that went");
+}
+
+#[test]
+fn what_cannot_be_read_for_now_is_delivered_later() {
+    let disk = Faulty::default();
+    let house = House::over(disk.inline_cold(START), "");
+    let mut publisher = house.connected(&connect5("p", true, &[]));
+    let mut subscriber = house.connected(&connect4("s", true, 0));
+    subscriber.send(&subscribe4(1, &[("a", 0)]));
+    publisher.send(&publish5("a", 1, 1, &[], "one"));
+    disk.set_full(true);
+    disk.set_gone(true);
+    assert_eq!(publisher.send(&publish5("a", 1, 2, &[], "two")), [0x40, 3, 0, 2, 0x83]);
+    house.deliver(START);
+    assert_eq!(subscriber.receive(), [0u8; 0]);
+    disk.set_full(false);
+    disk.set_gone(false);
+    house.log.set_now(at_s(2));
+    house.deliver(at_s(2));
+    assert_eq!(subscriber.receive(), publish4("a", 0, 0, "one"));
+    assert_eq!(house.metrics.mqtt.hub_skipped.get(), 0);
 }
 
 #[test]
