@@ -20,7 +20,7 @@ pub(crate) struct Faulty {
 #[derive(Default)]
 struct Faults {
     fails_once: Mutex<Option<StoreError>>,
-    full: AtomicBool,
+    fails: Mutex<Option<StoreError>>,
     gone: AtomicBool,
     panics: AtomicBool,
     commits: AtomicUsize,
@@ -63,9 +63,14 @@ impl Faulty {
         *lock(&self.faults.fails_once) = Some(error);
     }
 
+    /// Whether every commit fails.
+    pub(super) fn set_failing(&self, error: Option<StoreError>) {
+        *lock(&self.faults.fails) = error;
+    }
+
     /// Whether every commit is refused, as by a full disk.
     pub(crate) fn set_full(&self, full: bool) {
-        self.faults.full.store(full, Ordering::Relaxed);
+        self.set_failing(full.then(|| StoreError::Io("no space left".into())));
     }
 
     /// Whether it cannot be opened again once it failed.
@@ -109,8 +114,8 @@ impl Store for FaultyStore {
         if let Some(error) = lock(&faults.fails_once).take() {
             return Err(error);
         }
-        if faults.full.load(Ordering::Relaxed) {
-            return Err(StoreError::Io("no space left".into()));
+        if let Some(error) = lock(&faults.fails).clone() {
+            return Err(error);
         }
         let records = ops.iter().any(|op| op.map == Map::Journal);
         assert!(!(records && faults.panics.load(Ordering::Relaxed)), "a planted panic");

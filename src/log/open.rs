@@ -178,8 +178,8 @@ impl Writer {
     /// Looks after a store that took no commit, or that a read found failing. False while it takes none.
     pub(super) fn takes_commits(&mut self, now: Now, wakes: &mut Wakes) -> bool {
         let failure = self.shared.take_failure();
-        match (&self.closed, failure) {
-            (Some((_, retry_us)), _) if now.mono_us >= *retry_us => self.open_anew(&StoreError::Closed, now, wakes),
+        match (self.closed.clone(), failure) {
+            (Some((why, retry_us)), _) if now.mono_us >= retry_us => self.open_anew(&why, now, wakes),
             (None, Some(error)) => self.recover(&error, now, wakes),
             _ => {}
         }

@@ -151,6 +151,27 @@ fn what_a_full_disk_holds_is_read_and_nothing_is_committed_until_it_takes_a_comm
 }
 
 #[test]
+fn a_store_whose_commits_meet_damage_again_and_again_is_set_aside() {
+    let depot = Faulty::default();
+    let log = depot.inline(now(1));
+    append(&log, "t", Some("k"), "one", 1).unwrap();
+    depot.set_failing(Some(StoreError::Damaged("a page makes no sense".into())));
+    assert_eq!(append(&log, "t", Some("k"), "two", 1).unwrap_err().code, Code::Storage);
+    assert_eq!(
+        log.shared.metrics.log.stores_lost.get(),
+        0,
+        "one bad page may be one bad read"
+    );
+    log.set_now(now(2_000));
+    assert_eq!(log.shared.metrics.log.stores_lost.get(), 1);
+    depot.set_failing(None);
+    log.set_now(now(4_000));
+    let appended = append(&log, "t", Some("k"), "three", 1).unwrap();
+    assert_eq!(appended.base_offset, Offset(1 << 40));
+    assert_eq!(log.shared.metrics.log.stores_lost.get(), 1);
+}
+
+#[test]
 fn a_store_that_lost_what_was_acked_is_set_aside() {
     let depot = Faulty::default();
     let log = depot.inline(now(1));
