@@ -349,7 +349,7 @@ fn storage(s: &mut Section<'_>) -> Result<Storage, Mistake> {
         linger_us,
         quota,
         profile,
-        cache_bytes: s.size("cache", "256KiB", "16GiB", "4MiB")?,
+        cache_bytes: s.size("cache", "256KiB", "16GiB", "16MiB")?,
         tail_bytes: s.size("tail", "64KiB", "16GiB", "8MiB")?,
         queue_bytes: s.size("queue", "64KiB", "1GiB", "4MiB")?,
         commit_bytes_max: s.size("commit_max", "64KiB", "256MiB", "4MiB")?,

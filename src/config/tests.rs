@@ -62,7 +62,7 @@ fn every_refusal_has_a_place_a_cause_and_something_to_try() {
         ),
         (
             "[storage]\ncache = \"64\"\n",
-            "headwater.toml:2: storage.cache = \"64\" is not a size. Try: cache = \"4MiB\"; it may be 256KiB to 16GiB",
+            "headwater.toml:2: storage.cache = \"64\" is not a size. Try: cache = \"16MiB\"; it may be 256KiB to 16GiB",
         ),
         (
             "[listen]\nmqtt = [\"127.0.0.1:1\",\n  \"1883\"]\n",

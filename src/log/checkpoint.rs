@@ -5,6 +5,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::shared::Shared;
 
+/// How much lower the priority of flushes is.
+const FLUSH_NICE: i32 = 10;
+
 /// Rung by the writer when a checkpoint is due.
 #[derive(Default)]
 pub(super) struct Bell {
@@ -51,6 +54,11 @@ pub struct Checkpointer {
 impl Checkpointer {
     /// Runs until `Log::stop`.
     pub fn run(self) {
+        // Of this thread alone. A flush has time; who waits for an ack has none, and would get a processor of it only after some
+        // milliseconds. Where it is not allowed nothing but those is lost.
+        if let Err(error) = rustix::process::nice(FLUSH_NICE) {
+            tracing::debug!(%error, "flushes keep their priority");
+        }
         while self.shared.bell.heard() {
             let before_us = self.shared.clock_us();
             match self.shared.keeper.with(|store| store.checkpoint()) {

@@ -128,6 +128,12 @@ impl Commit {
         }
     }
 
+    /// How many journal rows and segments it adds.
+    pub(super) fn rows(&self) -> usize {
+        let segments = self.stored.iter().filter(|stored| stored.row == SEGMENT);
+        segments.count() + usize::from(self.has_row())
+    }
+
     /// Whether it has a journal row.
     pub(super) fn has_row(&self) -> bool {
         self.row.is_some()

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::disk::Disk;
-use super::disk::{CopyOnWriteDisk, FileDisk};
+use super::disk::{CopyOnWriteDisk, DirectDisk, FileDisk};
 use super::layout::{FORMAT, Fields, damaged};
 use super::redb::RedbStore;
-use super::ring::{RING_BYTES, Ring};
+use super::ring::{RING_BYTES, RING_BYTES_MAX, Ring};
 use super::ringed::{RingedStore, new_ring};
 use super::store::{Map, Op, Store, StoreError, of_io};
 
@@ -218,13 +218,13 @@ impl Depot for Directory {
             Err(error) if error.kind() == ErrorKind::NotFound => self.create()?,
             Err(error) => return Err(io(&error)),
         }
-        let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
-        let file = open(&path).map_err(|error| io(&error))?;
-        let ring = open(&self.path.join(RING)).map_err(|error| ring_gone(&error))?;
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|error| io(&error))?;
+        let ring = DirectDisk::open(&self.path.join(RING)).map_err(|error| ring_gone(&error))?;
         let database = RedbStore::open(FileDisk(file), self.cache_bytes, verify)?;
         // Before the ring is looked at: a newer one may look different.
         let identity = identity(&database)?;
-        let store = RingedStore::open(database, FileDisk(ring))?;
+        let store = RingedStore::open(database, ring, RING_BYTES_MAX)?;
         Ok((Box::new(store), identity))
     }
 
@@ -266,7 +266,7 @@ pub fn look(path: &Path, cache_bytes: usize, verify: bool) -> Result<Looked, Sto
     let ring = open(RING).map_err(|error| ring_gone(&error))?;
     let database = RedbStore::open(file, cache_bytes, verify)?;
     identity(&database)?;
-    RingedStore::open(database, ring)
+    RingedStore::open(database, ring, RING_BYTES_MAX)
 }
 
 fn ring_gone(error: &IoError) -> StoreError {

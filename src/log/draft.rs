@@ -11,9 +11,10 @@ use crate::model::name::partition_of_key;
 use crate::model::{Code, Now, Offset, Partition, Record, Topic};
 
 use super::commit::SEGMENT_BYTES;
-use super::keeper::Keeper;
+use super::desk::Desk;
 use super::layout::PartitionKey;
 use super::producers::{self, Producer, Producers, Verdict};
+use super::shared::Shared;
 use super::state::{State, TopicState};
 use super::store::Map;
 use super::topic::{self, TopicRow};
@@ -68,17 +69,30 @@ pub(super) enum Run {
 
 /// The commit in the making.
 pub(super) struct Draft<'a> {
-    state: &'a State,
-    keeper: &'a Keeper,
+    shared: &'a Shared,
     known: &'a Producers,
+    ahead: &'a Ahead,
     rules: &'a Rules,
     now: Now,
     sticky: u64,
+    changes: Changes,
+}
+
+/// What a commit changes.
+#[derive(Default)]
+pub(super) struct Changes {
     pub(super) topic_key_next: u32,
     pub(super) topics: BTreeMap<Topic, TopicState>,
     pub(super) growth: BTreeMap<PartitionKey, Growth>,
     pub(super) producers: HashMap<(PartitionKey, i64), Producer>,
-    pub(super) values: BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>,
+    pub(super) values: BTreeMap<Place, Option<Vec<u8>>>,
+}
+
+impl Changes {
+    /// Nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.topics.is_empty() && self.growth.is_empty() && self.producers.is_empty() && self.values.is_empty()
+    }
 }
 
 enum Planned {
@@ -99,8 +113,21 @@ impl From<Refused> for Trouble {
     }
 }
 
+/// What the commit before brings. It may be on its way to the disk still, and is not in the state then.
+#[derive(Default)]
+pub(super) struct Ahead {
+    pub(super) offsets: HashMap<PartitionKey, u64>,
+    pub(super) values: BTreeMap<Place, Option<Vec<u8>>>,
+}
+
+impl Ahead {
+    fn offset_next(&self, key: PartitionKey) -> u64 {
+        self.offsets.get(&key).copied().unwrap_or(0)
+    }
+}
+
 /// A value of the rooms above: table and key.
-type Place = (Table, Vec<u8>);
+pub(super) type Place = (Table, Vec<u8>);
 
 #[derive(Default)]
 struct Plan {
@@ -111,66 +138,61 @@ struct Plan {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(
-        state: &'a State,
-        keeper: &'a Keeper,
-        known: &'a Producers,
-        rules: &'a Rules,
-        topic_key_next: u32,
-        now: Now,
-    ) -> Self {
+    pub(super) fn new(desk: &'a Desk, now: Now) -> Self {
         // Records without a key go to one partition a commit, another one each time: they pack well and spread.
-        let sticky = state.commit_number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
-        let (topics, growth, producers, values) = Default::default();
+        let sticky = desk.prepared.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+        let changes = Changes {
+            topic_key_next: desk.topic_key_next,
+            ..Changes::default()
+        };
         Self {
-            state,
-            keeper,
-            known,
-            rules,
+            shared: &desk.shared,
+            known: &desk.producers,
+            ahead: &desk.ahead,
+            rules: &desk.rules,
             now,
             sticky,
-            topic_key_next,
-            topics,
-            growth,
-            producers,
-            values,
+            changes,
         }
     }
 
-    /// Nothing would change.
-    pub(super) fn is_empty(&self) -> bool {
-        self.topics.is_empty() && self.growth.is_empty() && self.producers.is_empty() && self.values.is_empty()
+    /// What it changes.
+    pub(super) fn into_changes(self) -> Changes {
+        self.changes
     }
 
     /// Enters a submission, or says why not.
     pub(super) fn submit(&mut self, submission: Submission) -> Result<Committed, Trouble> {
+        // Taken for each submission: the commit before may become durable, and visible, between two.
+        let shared = self.shared;
+        let state = &shared.read_state();
         let mut plan = Plan::default();
         for change in submission.state {
             self.plan_state(change, &mut plan)?;
         }
         for append in submission.appends {
             let planned = match append {
-                Append::Record { topic, record } => self.plan_record(topic, record, &mut plan)?,
+                Append::Record { topic, record } => self.plan_record(state, topic, record, &mut plan)?,
                 Append::Batch {
                     topic,
                     partition,
                     batch,
-                } => self.plan_batch(&topic, partition, batch, &mut plan)?,
+                } => self.plan_batch(state, &topic, partition, batch, &mut plan)?,
             };
             plan.appends.push(planned);
         }
-        Ok(self.enter(plan))
+        Ok(self.enter(state, plan))
     }
 
     /// Enters a topic to be made.
     pub(super) fn create_topic(&mut self, spec: &TopicSpec) -> Result<Arc<TopicInfo>, Refused> {
+        let shared = self.shared;
+        let state = &shared.read_state();
         let plan = Plan::default();
-        let topic = self.plan_topic(spec, &plan)?;
+        let topic = self.plan_topic(state, spec, &plan)?;
         let info = Arc::clone(&topic.info);
-        self.enter(Plan {
-            topics: vec![topic],
-            ..plan
-        });
+        let topics = vec![topic];
+        self.enter(state, Plan { topics, ..plan });
         Ok(info)
     }
 
@@ -197,19 +219,25 @@ impl<'a> Draft<'a> {
         if let Some((_, value)) = plan.values.iter().rev().find(|(planned, _)| planned == place) {
             return Ok(value.clone());
         }
-        if let Some(value) = self.values.get(place) {
+        if let Some(value) = self.changes.values.get(place) {
             return Ok(value.clone());
         }
-        let read = self.keeper.with(|store| store.point(Map::State(place.0), &place.1));
+        if let Some(value) = self.ahead.values.get(place) {
+            return Ok(value.clone());
+        }
+        let read = self
+            .shared
+            .keeper
+            .with(|store| store.point(Map::State(place.0), &place.1));
         read.map_err(Trouble::Store)
     }
 
-    fn plan_record(&self, topic: Topic, record: Record, plan: &mut Plan) -> Result<Planned, Refused> {
-        if self.find(&topic, plan).is_none() {
-            let added = self.plan_first_use(&topic, plan)?;
+    fn plan_record(&self, state: &State, topic: Topic, record: Record, plan: &mut Plan) -> Result<Planned, Refused> {
+        if self.find(state, &topic, plan).is_none() {
+            let added = self.plan_first_use(state, &topic, plan)?;
             plan.topics.push(added);
         }
-        let Some(found) = self.find(&topic, plan) else {
+        let Some(found) = self.find(state, &topic, plan) else {
             return Err(unknown(&topic));
         };
         let (bytes, bytes_max) = (record.size_bytes() + HEADER_BYTES, found.info.settings.batch_bytes_max);
@@ -229,13 +257,14 @@ impl<'a> Draft<'a> {
 
     fn plan_batch(
         &self,
+        state: &State,
         topic: &Topic,
         partition: Partition,
         batch: Batch,
         plan: &mut Plan,
     ) -> Result<Planned, Refused> {
         let Some(found) = self
-            .find(topic, plan)
+            .find(state, topic, plan)
             .filter(|found| partition.0 < found.info.partitions)
         else {
             return Err(unknown(topic));
@@ -271,7 +300,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn plan_first_use(&self, topic: &Topic, plan: &Plan) -> Result<TopicState, Refused> {
+    fn plan_first_use(&self, state: &State, topic: &Topic, plan: &Plan) -> Result<TopicState, Refused> {
         if !self.rules.defaults.auto_create {
             return Err(unknown(topic));
         }
@@ -280,12 +309,12 @@ impl<'a> Draft<'a> {
             partitions: None,
             settings: Vec::new(),
         };
-        self.plan_topic(&spec, plan)
+        self.plan_topic(state, &spec, plan)
     }
 
-    fn plan_topic(&self, spec: &TopicSpec, plan: &Plan) -> Result<TopicState, Refused> {
-        let row = self.check_topic(spec, plan)?;
-        let key = self.topic_key_next + plan.topics.len() as u32;
+    fn plan_topic(&self, state: &State, spec: &TopicSpec, plan: &Plan) -> Result<TopicState, Refused> {
+        let row = self.check_topic(state, spec, plan)?;
+        let key = self.changes.topic_key_next + plan.topics.len() as u32;
         let entry = self.rules.entry(spec.name.as_str());
         let row = TopicRow {
             id: self.rules.topic_id(key),
@@ -296,35 +325,39 @@ impl<'a> Draft<'a> {
         Ok(TopicState::new(key, Arc::new(info), row))
     }
 
-    fn check_topic(&self, spec: &TopicSpec, plan: &Plan) -> Result<TopicRow, Refused> {
-        let planned = || plan.topics.iter().chain(self.topics.values());
-        let topics = self.state.topics.len() + planned().count();
+    fn check_topic(&self, state: &State, spec: &TopicSpec, plan: &Plan) -> Result<TopicRow, Refused> {
+        let planned = || plan.topics.iter().chain(self.changes.topics.values());
+        let topics = state.topics.len() + planned().count();
         let added: usize = planned().map(|topic| topic.partitions.len()).sum();
-        let there = self.find(&spec.name, plan).is_some();
-        check_spec(spec, self.rules, topics, self.state.partitions + added, there)
+        let there = self.find(state, &spec.name, plan).is_some();
+        check_spec(spec, self.rules, topics, state.partitions + added, there)
     }
 
-    fn find<'b>(&'b self, name: &Topic, plan: &'b Plan) -> Option<&'b TopicState> {
+    fn find<'b>(&'b self, state: &'b State, name: &Topic, plan: &'b Plan) -> Option<&'b TopicState> {
         let planned = || plan.topics.iter().find(|topic| topic.info.name == *name);
-        let existing = self.state.topics.get(name);
-        existing.or_else(|| self.topics.get(name)).or_else(planned)
+        let existing = state.topics.get(name);
+        existing.or_else(|| self.changes.topics.get(name)).or_else(planned)
     }
 
     fn producer(&self, place: &(PartitionKey, i64)) -> Option<&Producer> {
-        self.producers.get(place).or_else(|| self.known.get(place))
+        self.changes.producers.get(place).or_else(|| self.known.get(place))
     }
 
-    fn enter(&mut self, plan: Plan) -> Committed {
+    fn enter(&mut self, state: &State, plan: Plan) -> Committed {
         for topic in plan.topics {
-            self.topic_key_next = topic.key + 1;
-            self.topics.insert(topic.info.name.clone(), topic);
+            self.changes.topic_key_next = topic.key + 1;
+            self.changes.topics.insert(topic.info.name.clone(), topic);
         }
-        self.values.extend(plan.values);
-        let appended = plan.appends.into_iter().map(|append| self.append(append)).collect();
+        self.changes.values.extend(plan.values);
+        let appended = plan
+            .appends
+            .into_iter()
+            .map(|append| self.append(state, append))
+            .collect();
         Committed { appended }
     }
 
-    fn append(&mut self, planned: Planned) -> Appended {
+    fn append(&mut self, state: &State, planned: Planned) -> Appended {
         let (key, duplicate) = match &planned {
             Planned::Record(key, _) | Planned::Batch(key, _) => (*key, None),
             Planned::Duplicate(key, batch) => {
@@ -338,7 +371,7 @@ impl<'a> Draft<'a> {
         let now_ms = self.now.wall_ms;
         let (partition, log_start, append_time_ms);
         let base_offset = if let Some(base_offset) = duplicate {
-            let bounds = self.state.partition(key);
+            let bounds = state.partition(key);
             partition = Partition(key.partition);
             log_start = bounds.map_or(0, |bounds| bounds.log_start);
             append_time_ms = None;
@@ -350,7 +383,7 @@ impl<'a> Draft<'a> {
                 }
                 _ => None,
             };
-            let growth = self.growth(key);
+            let growth = self.growth(state, key);
             let base_offset = growth.offset_next;
             partition = Partition(key.partition);
             log_start = growth.log_start;
@@ -363,7 +396,7 @@ impl<'a> Draft<'a> {
                     growth.runs.push(Run::Batch(base_offset, batch));
                     if header.producer_id >= 0 {
                         let after = Producer::after(known.as_ref(), &header, base_offset, now_ms);
-                        self.producers.insert((key, header.producer_id), after);
+                        self.changes.producers.insert((key, header.producer_id), after);
                     }
                 }
                 Planned::Duplicate(..) => unreachable!("handled above"),
@@ -379,21 +412,17 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn growth(&mut self, key: PartitionKey) -> &mut Growth {
-        self.growth.entry(key).or_insert_with(|| {
-            let existing = self
-                .state
-                .names
-                .get(&key.topic)
-                .and_then(|name| self.state.topics.get(name));
-            let added = || self.topics.values().find(|topic| topic.key == key.topic);
+    fn growth(&mut self, state: &State, key: PartitionKey) -> &mut Growth {
+        self.changes.growth.entry(key).or_insert_with(|| {
+            let existing = state.names.get(&key.topic).and_then(|name| state.topics.get(name));
+            let added = || self.changes.topics.values().find(|topic| topic.key == key.topic);
             let topic = existing
                 .or_else(added)
                 .expect("its topic was found when it was planned");
             let partition = &topic.partitions[key.partition as usize];
             Growth {
                 topic: Arc::clone(&topic.info),
-                offset_next: partition.offset_next,
+                offset_next: self.ahead.offset_next(key).max(partition.offset_next),
                 leader_epoch: partition.leader_epoch,
                 log_start: partition.log_start,
                 runs: Vec::new(),

@@ -27,8 +27,18 @@ struct Faults {
     gate: Mutex<Option<Gate>>,
 }
 
-/// Says the number of a commit that begins, and waits until it may go on.
-type Gate = (SyncSender<usize>, Receiver<()>);
+/// Says the number of a commit that begins, and waits for what becomes of it.
+type Gate = (SyncSender<usize>, Receiver<Fate>);
+
+/// What becomes of a commit at the gate.
+pub(super) enum Fate {
+    /// It goes on.
+    Pass,
+    /// It goes on, and those behind it without being asked.
+    PassAll,
+    /// It fails, and those behind it go on without being asked.
+    Fail(StoreError),
+}
 
 struct FaultyStore {
     store: Box<dyn Store>,
@@ -88,8 +98,8 @@ impl Faulty {
         self.faults.commits.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_gate(&self, begun: SyncSender<usize>, go: Receiver<()>) {
-        *lock(&self.faults.gate) = Some((begun, go));
+    pub(super) fn set_gate(&self, begun: SyncSender<usize>, fate: Receiver<Fate>) {
+        *lock(&self.faults.gate) = Some((begun, fate));
     }
 }
 
@@ -120,9 +130,14 @@ impl Store for FaultyStore {
         let records = ops.iter().any(|op| op.map == Map::Journal);
         assert!(!(records && faults.panics.load(Ordering::Relaxed)), "a planted panic");
         let number = faults.commits.fetch_add(1, Ordering::Relaxed);
-        if let Some((begun, go)) = lock(&faults.gate).as_ref() {
+        let gate = lock(&faults.gate).take();
+        if let Some((begun, fate)) = gate {
             begun.send(number).expect("the test listens");
-            go.recv().expect("the test lets it go");
+            match fate.recv().expect("the test decides") {
+                Fate::Pass => *lock(&faults.gate) = Some((begun, fate)),
+                Fate::PassAll => {}
+                Fate::Fail(error) => return Err(error),
+            }
         }
         self.store.commit(ops)
     }

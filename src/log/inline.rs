@@ -83,11 +83,11 @@ pub(super) fn commit_all(inline: &Mutex<Inline>) {
 impl Inline {
     pub(super) fn set_now(&mut self, now: Now) {
         self.now = now;
-        self.writer.due.look_now();
+        self.writer.desk().due.look_now();
         let mut wakes = Wakes::default();
         loop {
-            self.writer.turn(Vec::new(), now, &mut wakes);
-            if !self.writer.due.has_garbage() {
+            let desk = self.writer.turn(self.writer.desk(), Vec::new(), now, &mut wakes);
+            if desk.is_none_or(|desk| !desk.due.has_garbage()) {
                 break;
             }
         }
@@ -107,11 +107,10 @@ impl Inline {
             if gathered.items.is_empty() {
                 break;
             }
+            let desk = self.writer.desk();
             match self.refuses {
-                Some(code) => self
-                    .writer
-                    .refuse(gathered.items, &Refused::new(code, "the test refuses it"), wakes),
-                None => self.writer.turn(gathered.items, self.now, wakes),
+                Some(code) => desk.refuse(gathered.items, &Refused::new(code, "the test refuses it"), wakes),
+                None => drop(self.writer.turn(desk, gathered.items, self.now, wakes)),
             }
         }
     }

@@ -8,6 +8,7 @@ mod check;
 mod checkpoint;
 mod commit;
 mod depot;
+mod desk;
 mod disk;
 mod draft;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod redb;
 mod retention;
 mod ring;
 mod ringed;
+mod sealed;
 mod shared;
 mod state;
 mod store;
@@ -56,7 +58,7 @@ pub use submission::{Append, Appended, Committed, Expect, Refused, StateChange, 
 pub use ticket::Ticket;
 pub use topic::{TopicInfo, TopicSettings, TopicSpec};
 pub use watch::{Moves, Watch};
-pub use writer::{Writer, WriterError};
+pub use writer::Writer;
 
 use queue::Item;
 use shared::Shared;
@@ -86,6 +88,7 @@ impl Log {
             bytes,
             Item::Submit {
                 submission,
+                bytes,
                 promise,
                 since_us,
             },
@@ -212,7 +215,7 @@ impl Log {
     /// A committed value. A short read of an indexed table; may touch the disk.
     pub fn state(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Refused> {
         let read = self.shared.keeper.with(|store| store.point(Map::State(table), key));
-        read.map_err(|error| writer::storage(&error))
+        read.map_err(|error| desk::storage(&error))
     }
 
     /// Committed entries whose key begins with `prefix`, in key order, at most `limit`.
@@ -228,8 +231,14 @@ impl Log {
                 Ok(entries.len() < limit)
             })
         });
-        read.map_err(|error| writer::storage(&error))?;
+        read.map_err(|error| desk::storage(&error))?;
         Ok(entries)
+    }
+
+    /// Wakes, on the thread that polls it, what the writer's commits wake; it never ends. Without it the writer wakes task by task
+    /// from its own thread, which a thread that runs many of them pays with a system call each.
+    pub async fn carry_wakes(&self) {
+        self.shared.courier.carry().await;
     }
 
     /// A log over the in-memory store that commits on the caller's thread: for tests of the rooms above. `now` is the time

@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::model::{Now, Offset, Partition, Topic};
 
 use super::depot::{Depot, Directory, OpenError};
+use super::desk::Desk;
 use super::draft::Rules;
 use super::keeper::{Keeper, Opened};
 use super::load::{Loaded, topic_key_op, topic_op};
@@ -84,22 +85,14 @@ impl Log {
             &options.storage,
             State::default(),
         ));
-        let mut writer = Writer {
-            shared: Arc::clone(&shared),
-            rules,
-            producers: Default::default(),
-            topic_key_next: 0,
-            row_next: 0,
-            due: Default::default(),
-            closed: None,
-            doubted: false,
-        };
+        let mut desk = Desk::new(Arc::clone(&shared), rules);
         let mut wakes = Wakes::default();
         let opened = shared
             .keeper
-            .open(&writer.rules, false, |_| Ok(()))
+            .open(&desk.rules, false, |_| Ok(()))
             .map_err(OpenError::Store)?;
-        writer.install(opened, options.now, &mut wakes);
+        desk.install(opened, options.now, &mut wakes);
+        let writer = Writer::new(Arc::clone(&shared), desk);
         let reader = Reader {
             shared: Arc::clone(&shared),
         };
@@ -116,10 +109,11 @@ impl Log {
     }
 }
 
-impl Writer {
+impl Desk {
     /// After an error of the store: drops the handle, opens it anew, and goes on with what is really there.
     pub(super) fn recover(&mut self, error: &StoreError, now: Now, wakes: &mut Wakes) {
         tracing::error!(%error, "the store failed; opening it anew");
+        self.shared.take_failure();
         self.shared.metrics.health.degrade("store", error.to_string());
         self.open_anew(error, now, wakes);
     }
@@ -220,6 +214,7 @@ impl Writer {
         self.producers = producers;
         self.topic_key_next = topic_key_next;
         self.row_next = row_next;
+        self.ahead = Default::default();
         self.due = Default::default();
         self.due.add(garbage);
         let mut current = self.shared.write_state();
@@ -272,7 +267,7 @@ impl Writer {
         }
         let (items, tickets): (Vec<_>, Vec<_>) = missing.into_iter().unzip();
         if !items.is_empty() {
-            self.commit(items, now, wakes);
+            self.commit_alone(items, now, wakes);
         }
         for mut ticket in tickets {
             if let Some(Err(refused)) = ticket.take() {
@@ -293,7 +288,7 @@ impl Writer {
         };
         row.partitions = wanted;
         let info = row.info(entry.name.clone(), &self.rules.defaults, Some(entry));
-        let stored = self.store(&[topic_op(key, &row)], 0, 0);
+        let stored = self.shared.store(&[topic_op(key, &row)], 0, 0);
         let (Ok(info), Ok(())) = (&info, &stored) else {
             tracing::error!(topic = %entry.name, ?info, ?stored, "partitions could not be added");
             return;

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use crate::model::batch::Batch;
 use crate::model::{Code, Offset, Partition, Topic};
 
+use super::desk::storage;
 use super::layout::{self, PartitionKey, journal_key};
 use super::partition::{Indexed, PartitionLog, SEGMENT};
 use super::shared::Shared;
 use super::state::State;
 use super::store::{Map, Store, StoreError};
 use super::ticket::{Promise, Ticket, Wakes, ticket};
-use super::writer::storage;
 use super::{ReadBatches, ReadRequest, Refused, TimePoint};
 
 /// Reads that wait for the disk at most; one more is refused with `Code::Busy`. Every session has few.

@@ -8,7 +8,7 @@ use std::io::Error as IoError;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ::redb::{Builder, Database, DatabaseError, Error, ReadableDatabase, StorageBackend, TableDefinition, TableError};
 
@@ -36,6 +36,7 @@ impl RedbStore {
         let backend = Backend {
             disk: Box::new(disk),
             dead: Arc::clone(&dead),
+            unsynced: AtomicUsize::new(0),
         };
         let open = || {
             let mut builder = Builder::new();
@@ -190,7 +191,13 @@ fn apply(table: &mut ::redb::Table<'_, &'static [u8], &'static [u8]>, op: &Op) -
 struct Backend {
     disk: Box<dyn Disk>,
     dead: Arc<AtomicBool>,
+    /// Bytes written since the last sync.
+    unsynced: AtomicUsize,
 }
+
+/// So much is written at most before a sync. A device takes what it is given in turn: behind megabytes of a flush a commit of the
+/// ring would wait for milliseconds.
+const UNSYNCED_BYTES: usize = 512 << 10;
 
 impl Backend {
     fn alive(&self) -> Result<&dyn Disk, IoError> {
@@ -223,11 +230,16 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> Result<(), IoError> {
+        self.unsynced.store(0, Ordering::Relaxed);
         self.watched(self.alive()?.sync())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), IoError> {
-        self.watched(self.alive()?.write(offset, data))
+        self.watched(self.alive()?.write(offset, data))?;
+        if self.unsynced.fetch_add(data.len(), Ordering::Relaxed) < UNSYNCED_BYTES {
+            return Ok(());
+        }
+        self.sync_data()
     }
 }
 

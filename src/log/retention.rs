@@ -7,24 +7,23 @@ use crate::model::{Code, Now, Partition, Topic};
 
 use super::Refused;
 use super::TopicSettings;
+use super::desk::{Desk, storage};
 use super::layout::PartitionKey;
 use super::load::Garbage;
 use super::partition::{Indexed, PartitionLog};
 use super::producers::EXPIRY_MS;
 use super::store::{Change, Map, Op, prefix_until};
 use super::ticket::Wakes;
-use super::writer::{Writer, storage};
 
 /// Between two looks at all partitions, microseconds.
 const LOOK_US: u64 = 1_000_000;
-/// Rows and segments removed with one commit.
-const BITE: usize = 64;
+/// Rows and segments that are removed with a commit that has nothing else to do.
+const BITE: usize = 256;
 
 /// What is to be removed, and when to look again.
 #[derive(Debug, Default)]
 pub(super) struct Due {
     garbage: VecDeque<Garbage>,
-    bitten: usize,
     /// Log starts that moved since the last commit.
     starts: Vec<(PartitionKey, u64)>,
     producers_gone: Vec<(PartitionKey, i64)>,
@@ -45,31 +44,20 @@ impl Due {
         !self.garbage.is_empty() || !self.starts.is_empty() || !self.producers_gone.is_empty()
     }
 
-    /// Adds the removal of a few things to a commit.
-    pub(super) fn bite(&mut self, ops: &mut Vec<Op>) {
-        for (key, log_start) in &self.starts {
+    /// Moves the removal of a few things into a commit that adds so many rows and segments: of twice as many, so that what is past
+    /// goes as quickly as it comes, and no faster, for a flush has to read all that it removes. If the commit fails, the store is opened anew and tells again what is garbage.
+    pub(super) fn bite(&mut self, added: usize, ops: &mut Vec<Op>) {
+        let most = if ops.is_empty() { BITE } else { 2 * added.max(1) };
+        for (key, log_start) in self.starts.drain(..) {
             ops.push(Op::put(Map::Partitions, key.bytes(), log_start.to_be_bytes().to_vec()));
         }
-        for (key, id) in &self.producers_gone {
-            ops.push(Op::delete(Map::Producers, key.producer(*id)));
+        for (key, id) in self.producers_gone.drain(..) {
+            ops.push(Op::delete(Map::Producers, key.producer(id)));
         }
-        self.bitten = self.garbage.len().min(BITE);
-        for garbage in self.garbage.range(..self.bitten) {
-            remove(garbage, ops);
+        let bite = self.garbage.len().min(most);
+        for garbage in self.garbage.drain(..bite) {
+            remove(&garbage, ops);
         }
-    }
-
-    /// That commit is durable.
-    pub(super) fn bitten(&mut self) {
-        self.garbage.drain(..self.bitten);
-        self.starts.clear();
-        self.producers_gone.clear();
-        self.bitten = 0;
-    }
-
-    /// That commit failed.
-    pub(super) fn unbite(&mut self) {
-        self.bitten = 0;
     }
 }
 
@@ -144,7 +132,7 @@ impl PartitionLog {
     }
 }
 
-impl Writer {
+impl Desk {
     /// Moves log starts and forgets silent producers, at most once in a while.
     pub(super) fn look_at_what_is_due(&mut self, now: Now) {
         if now.mono_us < self.due.look_us {
@@ -205,7 +193,7 @@ impl Writer {
             (topic.key, topic.row.partitions)
         };
         let ops = [Op::delete(Map::Topics, key.to_be_bytes())];
-        if let Err(error) = self.store(&ops, 0, 0) {
+        if let Err(error) = self.shared.store(&ops, 0, 0) {
             let refused = storage(&error);
             self.recover(&error, self.shared.now(), wakes);
             return Err(refused);

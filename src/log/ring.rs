@@ -1,4 +1,4 @@
-//! The ring: a file of fixed size, written round and round, that makes a commit durable with one sequential write and one sync.
+//! The ring: a file, written round and round, that makes a commit durable with one sequential write and one sync.
 //! What a record holds is the business of `ringed`; here it is bytes with a number.
 //!
 //! Block 0 holds magic "HWRING01" and an id of 16 random bytes. Records follow, each at a multiple of 4,096 bytes, never cut by
@@ -18,6 +18,8 @@ use super::disk::Disk;
 
 /// Bytes of a new ring. A first lap writes into unwritten blocks and is slower; after that every commit is one run.
 pub const RING_BYTES: u64 = 8 << 20;
+/// A ring grows up to this where the database does not keep up for a moment.
+pub const RING_BYTES_MAX: u64 = 32 << 20;
 /// What the ring is written in.
 pub(super) const BLOCK: u64 = 4096;
 /// Bytes of a record before its body.
@@ -25,12 +27,55 @@ pub(super) const HEADER: usize = 24;
 const MAGIC: &[u8; 8] = b"HWRING01";
 const RECORD_MAGIC: &[u8; 8] = b"HWRECORD";
 
+/// A record in the making. It begins at a multiple of `BLOCK` in memory too, for disks that ask for that.
+#[derive(Debug, Default)]
+pub struct Record {
+    bytes: Vec<u8>,
+    begins: usize,
+}
+
+impl Record {
+    /// An empty one with room for a body, in the memory of one that is done with.
+    pub fn renew(&mut self, body_bytes: usize) {
+        self.bytes.clear();
+        self.bytes.reserve(whole(body_bytes) as usize + BLOCK as usize);
+        // Where the place cannot be told the disk takes the long way.
+        let begins = self.bytes.as_ptr().align_offset(BLOCK as usize);
+        self.begins = if begins < BLOCK as usize { begins } else { 0 };
+        self.bytes.resize(self.begins + HEADER, 0);
+    }
+
+    /// To append the body to.
+    pub fn body(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Bytes of memory that it holds.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Fills in the header and pads it; gives what is to be written.
+    fn finish(&mut self, id: &[u8; 16], seq: u64) -> &[u8] {
+        let body = self.bytes.len() - self.begins - HEADER;
+        self.bytes.resize(self.begins + whole(body) as usize, 0);
+        let record = &mut self.bytes[self.begins..];
+        record[..8].copy_from_slice(RECORD_MAGIC);
+        record[8..16].copy_from_slice(&seq.to_le_bytes());
+        record[16..20].copy_from_slice(&(body as u32).to_le_bytes());
+        let crc = crc(id, &record[8..20], &record[HEADER..HEADER + body]);
+        record[20..24].copy_from_slice(&crc.to_le_bytes());
+        record
+    }
+}
+
 /// An open ring. One at a time writes to it.
 #[derive(Debug)]
 pub struct Ring<D> {
     disk: D,
     id: [u8; 16],
     len: u64,
+    len_max: u64,
     /// Where the next record goes, if it fits before the end.
     head: u64,
     /// Records that are not free space yet: seq, place, bytes.
@@ -47,9 +92,9 @@ impl<D: Disk> Ring<D> {
         disk.sync()
     }
 
-    /// Opens a ring whose records up to `freed` are durable elsewhere; gives the bodies of those behind it, in order. A hole among them is
-    /// damage: each was durable before the next was written.
-    pub fn open(disk: D, id: [u8; 16], freed: u64) -> io::Result<(Self, Vec<Vec<u8>>)> {
+    /// Opens a ring whose records up to `freed` are durable elsewhere, and that may grow to `len_max`; gives the bodies of those
+    /// behind it, in order. A hole among them is damage: each was durable before the next was written.
+    pub fn open(disk: D, id: [u8; 16], freed: u64, len_max: u64) -> io::Result<(Self, Vec<Vec<u8>>)> {
         let mut first = [0; HEADER];
         disk.read(0, &mut first)?;
         if &first[..8] != MAGIC || first[8..] != id {
@@ -65,6 +110,7 @@ impl<D: Disk> Ring<D> {
             disk,
             id,
             len,
+            len_max,
             head,
             live: VecDeque::new(),
             seq: seq.max(freed),
@@ -99,33 +145,37 @@ impl<D: Disk> Ring<D> {
         self.place(whole(body_bytes)).is_some()
     }
 
+    /// Makes the ring longer if it can be, so that more has room behind the newest record; false if it cannot.
+    pub fn grow(&mut self) -> io::Result<bool> {
+        let wrapped = self.live.front().is_some_and(|(_, tail, _)| self.head <= *tail);
+        if wrapped || self.len * 2 > self.len_max {
+            return Ok(false);
+        }
+        self.disk.set_len(self.len * 2)?;
+        self.len *= 2;
+        Ok(true)
+    }
+
     /// Number of the newest record.
     pub fn seq(&self) -> u64 {
         self.seq
     }
 
-    /// Writes a record and makes it durable; gives its number. `record` begins with `HEADER` bytes that are filled in here, and is
-    /// padded. There must be room.
-    pub fn append(&mut self, record: &mut Vec<u8>) -> io::Result<u64> {
-        let body = record.len() - HEADER;
-        let bytes = whole(body);
+    /// Writes a record and makes it durable; gives its number and the bytes that it takes. There must be room.
+    pub fn append(&mut self, record: &mut Record) -> io::Result<(u64, u64)> {
+        let seq = self.seq + 1;
+        let record = record.finish(&self.id, seq);
+        let bytes = record.len() as u64;
         let Some(at) = self.place(bytes) else {
             return Err(io::Error::other(format!(
                 "a record of {bytes} bytes has no room in the ring"
             )));
         };
-        let seq = self.seq + 1;
-        record[..8].copy_from_slice(RECORD_MAGIC);
-        record[8..16].copy_from_slice(&seq.to_le_bytes());
-        record[16..20].copy_from_slice(&(body as u32).to_le_bytes());
-        let crc = crc(&self.id, &record[8..20], &record[HEADER..]);
-        record[20..24].copy_from_slice(&crc.to_le_bytes());
-        record.resize(bytes as usize, 0);
         self.disk.write_synced(at, record)?;
         self.seq = seq;
         self.head = at + bytes;
         self.live.push_back((seq, at, bytes));
-        Ok(seq)
+        Ok((seq, bytes))
     }
 
     /// Records up to this one are durable elsewhere.

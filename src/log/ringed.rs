@@ -16,7 +16,7 @@ use super::disk::Disk;
 use super::layout::{Fields, damaged};
 use super::ops;
 use super::overlay::{Layer, Overlay, Says};
-use super::ring::{HEADER, RING_BYTES, Ring};
+use super::ring::{RING_BYTES, Record, Ring};
 use super::store::{Each, Map, Op, Store, StoreError, of_io};
 
 /// Key in `Map::Meta`: the number of the newest record whose changes are in the database.
@@ -46,7 +46,7 @@ pub struct RingedStore<S: Store + Debug, D: Disk> {
 #[derive(Debug)]
 struct Log<D> {
     ring: Ring<D>,
-    record: Vec<u8>,
+    record: Record,
     /// What was found in the ring is to be in the database before a commit: a ring is not written behind records that this process
     /// has not made durable itself.
     found: bool,
@@ -75,8 +75,8 @@ pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
 }
 
 impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
-    /// Opens a ring over its database. Writes to neither.
-    pub fn open(database: S, ring: D) -> Result<Self, StoreError> {
+    /// Opens a ring over its database; it may grow to `ring_bytes_max`. Writes to neither.
+    pub fn open(database: S, ring: D, ring_bytes_max: u64) -> Result<Self, StoreError> {
         let meta = |key: &[u8]| {
             let value = database.point(Map::Meta, key)?;
             value.ok_or_else(|| damaged("the database does not know its ring"))
@@ -85,12 +85,12 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
             .try_into()
             .map_err(|_| damaged("the ring's id is not 16 bytes"))?;
         let applied = Fields(&meta(META_APPLIED)?).u64()?;
-        let (ring, found) = Ring::open(ring, id, applied).map_err(|error| of_io(&error))?;
+        let (ring, found) = Ring::open(ring, id, applied, ring_bytes_max).map_err(|error| of_io(&error))?;
         let mut newest = Overlay::default();
         for body in found {
             ops::decode(body)?.iter().for_each(|op| newest.apply(op));
         }
-        let (record, found) = (Vec::new(), !newest.is_empty());
+        let (record, found) = (Record::default(), !newest.is_empty());
         let waiting = Waiting {
             newest,
             seq: ring.seq(),
@@ -164,17 +164,20 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
     fn commit_to_ring(&self, log: &mut Log<D>, ops: &[Op]) -> Result<(), StoreError> {
         let body_bytes = ops::encoded_bytes(ops);
         log.ring.free(self.waiting().applied);
+        if !log.ring.has_room(body_bytes) && !self.watched(log.ring.grow().map_err(|error| of_io(&error)))? {
+            // The flush did not keep up: this commit waits for it, and does one itself if that was none or not enough.
+            drop(lock(&self.flushing));
+            log.ring.free(self.waiting().applied);
+        }
         if !log.ring.has_room(body_bytes) {
-            // The flush did not keep up: this commit waits for one.
             self.flush()?;
             log.ring.free(self.waiting().applied);
         }
         let mut record = std::mem::take(&mut log.record);
-        record.clear();
-        record.resize(HEADER, 0);
-        ops::encode(ops, &mut record);
-        let seq = self.watched(log.ring.append(&mut record).map_err(|error| of_io(&error)))?;
-        let bytes = record.len() as u64;
+        record.renew(body_bytes);
+        ops::encode(ops, record.body());
+        let appended = log.ring.append(&mut record).map_err(|error| of_io(&error));
+        let (seq, bytes) = self.watched(appended)?;
         if record.capacity() <= RECORD_BYTES_KEPT {
             log.record = record;
         }

@@ -12,7 +12,8 @@ use super::keeper::Keeper;
 use super::queue::Queue;
 use super::reader::ReaderQueue;
 use super::state::State;
-use super::store::StoreError;
+use super::store::{Op, StoreError};
+use super::ticket::Courier;
 use super::watch::Watches;
 
 /// Reads the clocks; comes from `net` with `Writer::run`.
@@ -22,6 +23,7 @@ pub(super) type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
 pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) watches: Arc<Watches>,
+    pub(super) courier: Courier,
     pub(super) keeper: Keeper,
     pub(super) reader: ReaderQueue,
     pub(super) bell: Bell,
@@ -47,6 +49,7 @@ impl Shared {
         Self {
             queue: Queue::new(storage.queue_bytes),
             watches: Arc::default(),
+            courier: Courier::default(),
             keeper,
             reader: ReaderQueue::default(),
             bell: Bell::default(),
@@ -75,7 +78,7 @@ impl Shared {
     }
 
     pub(super) fn set_clock(&self, clock: Clock) {
-        // A second writer on the same log cannot be: `Writer` is not cloned.
+        // The writer's second thread brings the same one.
         let _ = self.clock.set(clock);
     }
 
@@ -89,14 +92,34 @@ impl Shared {
         self.now().mono_us
     }
 
-    /// What a read or a checkpoint met since the last call.
+    /// One store commit with its measurements.
+    pub(super) fn store(&self, ops: &[Op], records: u64, bytes: u64) -> Result<(), StoreError> {
+        let before_us = self.clock_us();
+        let checkpoint_due = self.keeper.with(|store| {
+            store.commit(ops)?;
+            Ok(store.checkpoint_due())
+        })?;
+        if checkpoint_due {
+            self.bell.ring();
+        }
+        let took_us = self.clock_us().saturating_sub(before_us);
+        self.metrics.log.committed(records, bytes, took_us);
+        Ok(())
+    }
+
+    /// Whether the writer has to look after the store.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// What a read, a checkpoint or a commit met since the last call.
     pub(super) fn take_failure(&self) -> Option<StoreError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// A read or a checkpoint met an error of the store: the writer is to look after it before its next commit.
+    /// A read, a checkpoint or a commit met an error of the store: the writer is to look after it before its next commit.
     pub(super) fn failed(&self, error: &StoreError) {
-        tracing::warn!(%error, "the store failed beside a commit");
+        tracing::warn!(%error, "the store failed");
         let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert_with(|| error.clone());
     }

@@ -6,7 +6,6 @@
 //! Lock order: a session takes at most one lock of its room's broker at a time (hub, registry), and calls into `log` with none
 //! held; `log` wakes wakers with none of its locks held. No lock is held across an `.await`.
 
-use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -126,10 +125,16 @@ pub(crate) fn serve_over(
     } = opening;
     let rooms = Rooms::open(config, log.clone(), metrics, clock)?;
     let sockets = bind_all(&rooms.config)?;
+    let writer = Arc::new(writer);
+    let write = || {
+        let writer = Arc::clone(&writer);
+        move || writer.run(move || clock.now())
+    };
     let threads = [
-        spawn("log-writer", move || writer.run(move || clock.now()))?,
-        spawn("log-reader", || never_fails(|| reader.run()))?,
-        spawn("log-checkpoint", || never_fails(|| checkpointer.run()))?,
+        spawn("log-writer", write())?,
+        spawn("log-writer", write())?,
+        spawn("log-reader", || reader.run())?,
+        spawn("log-checkpoint", || checkpointer.run())?,
     ];
     let executor = Rc::new(LocalExecutor::new());
     let served = smol::block_on(executor.run(run(&executor, rooms, sockets, options)));
@@ -214,6 +219,8 @@ async fn run(
     let statuses = start_upstreams(executor, &rooms);
     start_listeners(executor, &rooms, sockets, statuses, options)?;
     executor.spawn(run_hub(Rc::clone(&rooms))).detach();
+    let log = env.log.clone();
+    executor.spawn(async move { log.carry_wakes().await }).detach();
     env.metrics.health.set_ready(true);
     tracing::info!(node = %rooms.config.node.name, data_dir = %rooms.config.node.data_dir.display(), "ready");
     notify(&[sd_notify::NotifyState::Ready]);
@@ -381,31 +388,21 @@ fn start_upstreams(executor: &Rc<LocalExecutor<'static>>, rooms: &Rc<Rooms>) -> 
 
 type Thread = std::thread::JoinHandle<()>;
 
-/// A thread of the log that ends when the log stops. Without one of them nothing can be acknowledged: its panic, and an error that
-/// the writer cannot go on after, is the end of the process.
-fn spawn<E: std::fmt::Display>(
-    name: &'static str,
-    run: impl FnOnce() -> Result<(), E> + Send + 'static,
-) -> Result<Thread, ServeError> {
+/// A thread of the log that ends when the log stops. Without one of them nothing can be acknowledged: its panic is the end of the
+/// process.
+fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<Thread, ServeError> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(move || {
-            let why = match catch_unwind(AssertUnwindSafe(run)) {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(panic) => format!("it panicked: {}", connection::panic_text(&*panic)),
-            };
-            // Held until the process is gone: no line of another thread comes after this one.
-            let _last = std::io::stderr().lock();
-            tracing::error!(thread = name, %why, "a thread of the log failed and the process ends; what was acknowledged is on the disk");
-            std::process::exit(1);
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+                let why = format!("it panicked: {}", connection::panic_text(&*panic));
+                // Held until the process is gone: no line of another thread comes after this one.
+                let _last = std::io::stderr().lock();
+                tracing::error!(thread = name, %why, "a thread of the log failed and the process ends; what was acknowledged is on the disk");
+                std::process::exit(1);
+            }
         })
         .map_err(|e| ServeError::System("start a thread of the log", e))
-}
-
-fn never_fails(run: impl FnOnce()) -> Result<(), Infallible> {
-    run();
-    Ok(())
 }
 
 /// Every connection is a file; the soft limit is often 1024 while the hard one is far above.

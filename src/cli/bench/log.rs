@@ -1,19 +1,19 @@
 //! `headwater bench log`: how fast this machine makes records durable through the log, beside what its disk does with the same
 //! bytes in the same groups. The ratio travels between machines, the figures do not.
 
-use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Wake, Waker};
+use std::sync::Arc;
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use clap::Args;
+use smol::LocalExecutor;
 
 use crate::config::Config;
-use crate::log::{Append, Committed, Log, OpenOptions as LogOptions, Opening, Submission, Ticket};
+use crate::log::{Append, Log, OpenOptions as LogOptions, Opening, Refused, Submission};
 use crate::metrics::Metrics;
 use crate::model::{Now, Record, Topic};
 
@@ -146,7 +146,7 @@ impl Figures {
 struct LogBench {
     log: Log,
     metrics: Arc<Metrics>,
-    threads: Vec<thread::JoinHandle<Result<(), String>>>,
+    threads: Vec<thread::JoinHandle<()>>,
     topic: Topic,
     value: Bytes,
     producers: usize,
@@ -184,20 +184,22 @@ impl LogBench {
             store_id: fastrand::u128(..).to_be_bytes(),
             ring_seed: fastrand::u128(..).to_be_bytes(),
         })?;
-        let writing = thread::spawn(move || writer.run(clock).map_err(|error| error.to_string()));
-        let reading = thread::spawn(move || {
-            reader.run();
-            Ok(())
-        });
-        let checkpointing = thread::spawn(move || {
-            checkpointer.run();
-            Ok(())
-        });
+        let writer = Arc::new(writer);
+        let write = || {
+            let writer = Arc::clone(&writer);
+            move || writer.run(clock)
+        };
+        let threads = vec![
+            spawn("log-writer", write())?,
+            spawn("log-writer", write())?,
+            spawn("log-reader", move || reader.run())?,
+            spawn("log-checkpoint", move || checkpointer.run())?,
+        ];
         let value: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(bench.bytes).collect();
         Ok(Self {
             log,
             metrics,
-            threads: vec![writing, reading, checkpointing],
+            threads,
             topic: Topic::parse("bench").map_err(|error| error.to_string())?,
             value: value.into(),
             producers,
@@ -209,31 +211,51 @@ impl LogBench {
 
     /// One thread plays all producers, as the broker's executor does.
     fn run(&mut self, duration: Duration) -> Result<(), Box<dyn std::error::Error>> {
-        let ready = Arc::new(Ready::default());
         let commits_before = self.metrics.log.commits.get();
         let start = Instant::now();
-        let mut producers: Vec<Producer> = (0..self.producers).map(|id| Producer::new(id, &ready)).collect();
-        for producer in &mut producers {
-            producer.submit(self);
-        }
-        let mut left = producers.len();
-        while left > 0 {
-            for id in ready.wait() {
-                let Some(result) = producers[id].ticket.as_mut().and_then(Ticket::take) else {
-                    continue;
-                };
-                result?;
-                self.latencies.push(producers[id].since.elapsed().as_micros() as u64);
-                if start.elapsed() < duration {
-                    producers[id].submit(self);
-                } else {
-                    left -= 1;
-                }
+        let executor = LocalExecutor::new();
+        let carrying = executor.spawn(self.log.carry_wakes());
+        let producers: Vec<_> = (0..self.producers)
+            .map(|id| executor.spawn(self.produce(id, start + duration)))
+            .collect();
+        let mut latencies = Vec::new();
+        smol::block_on(executor.run(async {
+            for producer in producers {
+                latencies.extend(producer.await?);
             }
-        }
+            Ok::<_, Refused>(())
+        }))?;
+        drop((carrying, executor));
+        self.latencies.extend(latencies);
         self.time += start.elapsed();
         self.commits += self.metrics.log.commits.get() - commits_before;
         Ok(())
+    }
+
+    /// One record after the other until then; gives how long each took, in microseconds.
+    async fn produce(&self, id: usize, until: Instant) -> Result<Vec<u64>, Refused> {
+        let key = Bytes::from(format!("producer-{id}"));
+        let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+        let mut latencies = Vec::new();
+        let mut since = Instant::now();
+        while since < until {
+            let record = Record {
+                key: Some(key.clone()),
+                value: Some(self.value.clone()),
+                ..Record::default()
+            };
+            let topic = self.topic.clone();
+            let submission = Submission {
+                appends: vec![Append::Record { topic, record }],
+                state: Vec::new(),
+            };
+            let mut ticket = self.log.submit(submission, &waker);
+            poll_fn(|_| ticket.take().map_or(Poll::Pending, Poll::Ready)).await?;
+            let now = Instant::now();
+            latencies.push((now - since).as_micros() as u64);
+            since = now;
+        }
+        Ok(latencies)
     }
 
     fn forget(&mut self) {
@@ -249,88 +271,13 @@ impl LogBench {
     fn close(mut self) -> Result<(), Box<dyn std::error::Error>> {
         self.log.stop();
         for thread in self.threads.drain(..) {
-            thread.join().map_err(|_| "a thread of the log panicked")??;
+            thread.join().map_err(|_| "a thread of the log panicked")?;
         }
         Ok(())
     }
 }
 
-struct Producer {
-    waker: Waker,
-    key: Bytes,
-    ticket: Option<Ticket<Committed>>,
-    since: Instant,
-}
-
-impl Producer {
-    fn new(id: usize, ready: &Arc<Ready>) -> Self {
-        let ready = Arc::clone(ready);
-        Self {
-            waker: Waker::from(Arc::new(Woken { id, ready })),
-            key: format!("producer-{id}").into(),
-            ticket: None,
-            since: Instant::now(),
-        }
-    }
-
-    fn submit(&mut self, bench: &LogBench) {
-        self.since = Instant::now();
-        let record = Record {
-            key: Some(self.key.clone()),
-            value: Some(bench.value.clone()),
-            ..Record::default()
-        };
-        let topic = bench.topic.clone();
-        let submission = Submission {
-            appends: vec![Append::Record { topic, record }],
-            state: Vec::new(),
-        };
-        self.ticket = Some(bench.log.submit(submission, &self.waker));
-    }
-}
-
-/// Producers whose ticket is done.
-#[derive(Default)]
-struct Ready {
-    ids: Mutex<VecDeque<usize>>,
-    sleeping: Mutex<Option<thread::Thread>>,
-    some: AtomicBool,
-}
-
-impl Ready {
-    fn wait(&self) -> VecDeque<usize> {
-        loop {
-            *self.sleeping.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
-            if self.some.swap(false, Ordering::AcqRel) {
-                return std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner));
-            }
-            thread::park();
-        }
-    }
-}
-
-struct Woken {
-    id: usize,
-    ready: Arc<Ready>,
-}
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.ready
-            .ids
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(self.id);
-        if !self.ready.some.swap(true, Ordering::AcqRel) {
-            let sleeping = self
-                .ready
-                .sleeping
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            if let Some(sleeping) = sleeping {
-                sleeping.unpark();
-            }
-        }
-    }
+/// A thread with the name it has in the broker, for profiles.
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name(name.into()).spawn(run)
 }

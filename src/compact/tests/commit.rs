@@ -109,7 +109,7 @@ fn a_full_queue_is_a_nack_with_a_time_and_the_resend_is_stored_once() {
     }
     assert!(busy > 0, "the queue was never full");
     bench.log.stop();
-    writer.join().unwrap().unwrap();
+    writer.join().unwrap();
     assert_eq!(stored(&bench), RECORDS);
     assert_eq!(bench.row("pump-7").last, RECORDS);
 }

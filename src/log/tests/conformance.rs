@@ -25,7 +25,7 @@ fn stores() -> Vec<(Box<dyn Store>, Option<Folder>)> {
     Ring::create(file("ring"), [3; 16], RING_BYTES).unwrap();
     let options = || std::fs::OpenOptions::new().read(true).write(true).to_owned();
     let ring = FileDisk(options().open(folder.path().join("ring")).unwrap());
-    let ringed = RingedStore::open(ringed, ring).unwrap();
+    let ringed = RingedStore::open(ringed, ring, RING_BYTES).unwrap();
     let memory = Box::new(Arc::<MemoryStore>::default());
     vec![(memory, None), (Box::new(redb), None), (Box::new(ringed), Some(folder))]
 }

@@ -175,7 +175,8 @@ fn power(seed: u64) -> Arc<Mutex<Power>> {
 }
 
 fn open(file: &Plate, ring: &Plate) -> Result<Opened, StoreError> {
-    RingedStore::open(RedbStore::open(file.clone(), 1 << 20, false)?, ring.clone())
+    // It grows once, and goes round and round after that.
+    RingedStore::open(RedbStore::open(file.clone(), 1 << 20, false)?, ring.clone(), 2 * RING)
 }
 
 fn random_ops(rng: &mut fastrand::Rng) -> Vec<Op> {
@@ -350,6 +351,33 @@ fn what_waits_is_laid_over_the_database_whenever_it_is_flushed() {
         let wanted: Vec<Vec<u8>> = keys.take(3).map(|(_, key)| key.clone()).collect();
         assert_eq!(part, wanted);
     }
+}
+
+#[test]
+fn a_ring_that_has_no_room_grows_up_to_its_bound_before_a_commit_waits_for_a_flush() {
+    let power = power(1);
+    let (file, ring) = made(&power);
+    let store = open(&file, &ring).unwrap();
+    let put = |key: u8| Op::put(Map::Journal, [key], vec![key; 50_000]);
+    let flushed = || {
+        let applied = RedbStore::open(file.after_cut(&power), 1 << 20, false).unwrap();
+        let found = applied.point(Map::Journal, &[0]).unwrap();
+        found.is_some()
+    };
+    for key in 0..9 {
+        store.commit(&[put(key)]).unwrap();
+    }
+    assert_eq!(ring.len().unwrap(), 2 * RING);
+    assert!(!flushed());
+    for key in 9..20 {
+        store.commit(&[put(key)]).unwrap();
+    }
+    assert_eq!(ring.len().unwrap(), 2 * RING);
+    assert!(flushed());
+    // What a killed process leaves is found in the longer one.
+    let found = content(&open(&file.after_cut(&power), &ring.after_cut(&power)).unwrap());
+    let expected = (0..20).map(|key| ((Map::Journal, vec![key]), vec![key; 50_000]));
+    assert!(found == expected.collect());
 }
 
 #[test]

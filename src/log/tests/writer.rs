@@ -3,7 +3,8 @@
 use std::sync::mpsc::sync_channel;
 
 use super::*;
-use crate::log::fault::Faulty;
+use crate::log::desk::LARGE_ITEMS;
+use crate::log::fault::{Fate, Faulty};
 use crate::log::memory::MemoryDepot;
 use crate::log::store::StoreError;
 
@@ -31,18 +32,125 @@ fn a_ticket_is_done_only_after_the_commit_and_what_came_meanwhile_shares_the_nex
     begun.recv().unwrap();
     assert!(first.take().is_none());
     let mut others: Vec<_> = (0..50).map(|i| ask(&log, &i.to_string())).collect();
-    go.send(()).unwrap();
+    go.send(Fate::Pass).unwrap();
     begun.recv().unwrap();
     assert!(first.take().unwrap().is_ok());
     assert!(others.iter_mut().all(|ticket| ticket.take().is_none()));
     assert_eq!(log.bounds("t", partition_of("k")).unwrap().high_watermark, Offset(1));
-    go.send(()).unwrap();
+    go.send(Fate::PassAll).unwrap();
     for ticket in others {
         ticket.wait().unwrap();
     }
     assert_eq!(depot.commits(), 2);
     log.stop();
-    assert!(thread.join().unwrap().is_ok());
+    thread.join().unwrap();
+}
+
+/// Both of the writer's threads.
+fn both(writer: crate::log::Writer) -> [std::thread::JoinHandle<()>; 2] {
+    let writer = Arc::new(writer);
+    [(); 2].map(|()| {
+        let writer = Arc::clone(&writer);
+        std::thread::spawn(move || writer.run(|| now(1)))
+    })
+}
+
+/// Until so few wait that the thread that prepares leaves them until the disk is free.
+fn until_most_are_taken(log: &Log) {
+    while log.shared.queue.waiting() >= LARGE_ITEMS {
+        std::thread::yield_now();
+    }
+}
+
+fn sequence(number: u8, value: u8) -> Submission {
+    let change = StateChange {
+        table: Table::Devices,
+        key: b"device".to_vec(),
+        expect: match number {
+            0 => Expect::Absent,
+            number => Expect::Value(vec![number - 1]),
+        },
+        value: Some(vec![value]),
+    };
+    Submission {
+        appends: Vec::new(),
+        state: vec![change],
+    }
+}
+
+#[test]
+fn the_next_commit_is_prepared_on_the_one_that_is_on_its_way() {
+    let depot = Faulty::default();
+    let Opening { log, writer, .. } = depot.held(now(1));
+    let (begun_in, begun) = sync_channel(1);
+    let (go, go_out) = sync_channel(1);
+    let mut tickets = vec![ask(&log, "makes the topic")];
+    tickets.extend((0..LARGE_ITEMS).map(|i| ask(&log, &i.to_string())));
+    let threads = both(writer);
+    tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+    depot.set_gate(begun_in, go_out);
+    // A small one keeps the disk busy, so that the large one behind it is one commit.
+    let mut first = vec![ask(&log, "busy")];
+    let number = begun.recv().unwrap();
+    first.extend((0..LARGE_ITEMS).map(|i| ask(&log, &i.to_string())));
+    first.push(ask(&log, "last"));
+    let device = log.submit(sequence(0, 0), Waker::noop());
+    go.send(Fate::Pass).unwrap();
+    assert_eq!(begun.recv().unwrap(), number + 1);
+    // While that one is at the disk, the second thread works on this: offsets and state go on from what is not durable yet.
+    let second: Vec<_> = (0..3 * LARGE_ITEMS).map(|i| ask(&log, &i.to_string())).collect();
+    let device_again = log.submit(sequence(1, 1), Waker::noop());
+    let stale = log.submit(sequence(0, 9), Waker::noop());
+    until_most_are_taken(&log);
+    go.send(Fate::Pass).unwrap();
+    begun.recv().unwrap();
+    let offset = |ticket: Ticket<Committed>| ticket.wait().unwrap().appended[0].base_offset.0;
+    let before = first.into_iter().map(offset).max().unwrap();
+    assert!(device.wait().is_ok());
+    let seen = log.bounds("t", partition_of("k")).unwrap().high_watermark;
+    assert_eq!(seen, Offset(before + 1));
+    go.send(Fate::PassAll).unwrap();
+    let offsets: Vec<_> = second.into_iter().map(offset).collect();
+    assert_eq!(
+        offsets,
+        (before + 1..=before + 3 * LARGE_ITEMS as u64).collect::<Vec<_>>()
+    );
+    assert!(device_again.wait().is_ok());
+    assert_eq!(stale.wait().unwrap_err().code, Code::Conflict);
+    assert_eq!(depot.commits() - number, 3);
+    log.stop();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn what_was_prepared_on_a_commit_that_failed_is_refused_with_it() {
+    let depot = Faulty::default();
+    let Opening { log, writer, .. } = depot.held(now(1));
+    let (begun_in, begun) = sync_channel(1);
+    let (go, go_out) = sync_channel(1);
+    let topic = ask(&log, "makes the topic");
+    let threads = both(writer);
+    topic.wait().unwrap();
+    depot.set_gate(begun_in, go_out);
+    let mut first = vec![ask(&log, "busy")];
+    begun.recv().unwrap();
+    first.extend((0..LARGE_ITEMS).map(|i| ask(&log, &i.to_string())));
+    go.send(Fate::Pass).unwrap();
+    begun.recv().unwrap();
+    let second: Vec<_> = (0..3 * LARGE_ITEMS).map(|i| ask(&log, &i.to_string())).collect();
+    until_most_are_taken(&log);
+    go.send(Fate::Fail(StoreError::Io("no space left".into()))).unwrap();
+    let results: Vec<_> = first.into_iter().skip(1).chain(second).map(Ticket::wait).collect();
+    assert!(
+        results
+            .iter()
+            .all(|result| result.as_ref().is_err_and(|refused| refused.code == Code::Storage)),
+        "{results:?}"
+    );
+    // It goes on, with the offsets that nothing was stored under.
+    assert_eq!(ask(&log, "next").wait().unwrap().appended[0].base_offset, Offset(2));
+    log.stop();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 fn partition_of(key: &str) -> Partition {
@@ -58,7 +166,7 @@ fn stop_commits_what_is_queued_and_refuses_what_comes_later() {
     let queued = ask(&log, "queued");
     log.stop();
     assert_eq!(ask(&log, "late").wait().unwrap_err().code, Code::Stopping);
-    writer.run(|| now(1)).unwrap();
+    writer.run(|| now(1));
     reader.run();
     assert!(queued.wait().is_ok());
 }
@@ -81,7 +189,7 @@ fn a_full_queue_tells_to_stop_reading_and_then_refuses() {
     assert_eq!(ask(&log, &value).wait().unwrap_err().code, Code::Busy);
     assert_eq!(count.0.load(Ordering::Relaxed), 0);
     log.stop();
-    writer.run(|| now(1)).unwrap();
+    writer.run(|| now(1));
     assert_eq!(count.0.load(Ordering::Relaxed), 1);
     assert!(!log.congested());
     assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));

@@ -1,0 +1,255 @@
+//! Where commits are prepared: everything of the writer that one thread at a time works with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::model::{Code, Now};
+
+use super::Refused;
+use super::commit::Commit;
+use super::draft::{Ahead, Changes, Draft, Rules, Trouble};
+use super::layout::PartitionKey;
+use super::producers::Producers;
+use super::queue::Item;
+use super::sealed::{Answer, News, Sealed};
+use super::shared::Shared;
+use super::store::{Map, Op, StoreError};
+use super::ticket::Wakes;
+
+/// A commit of so many items, or bytes, is worth a second thread.
+pub(super) const LARGE_ITEMS: usize = 32;
+pub(super) const LARGE_BYTES: usize = 64 << 10;
+
+/// What the writer works with.
+pub(super) struct Desk {
+    pub(super) shared: Arc<Shared>,
+    pub(super) rules: Rules,
+    pub(super) producers: Producers,
+    pub(super) topic_key_next: u32,
+    pub(super) row_next: u64,
+    pub(super) due: super::retention::Due,
+    /// What the commit before brings; it may not be durable yet.
+    pub(super) ahead: Ahead,
+    /// Commits that were prepared.
+    pub(super) prepared: u64,
+    /// The store takes no commits: why, and the monotonic time at which the next attempt is due.
+    pub(super) closed: Option<(StoreError, u64)>,
+    /// The store was checked because of damage that was not found.
+    pub(super) doubted: bool,
+}
+
+impl Desk {
+    pub(super) fn new(shared: Arc<Shared>, rules: Rules) -> Self {
+        Self {
+            shared,
+            rules,
+            producers: HashMap::new(),
+            topic_key_next: 0,
+            row_next: 0,
+            due: Default::default(),
+            ahead: Ahead::default(),
+            prepared: 0,
+            closed: None,
+            doubted: false,
+        }
+    }
+
+    /// The store takes no commits, or it failed.
+    pub(super) fn must_recover(&self) -> bool {
+        self.closed.is_some() || self.shared.has_failed()
+    }
+
+    /// What is done while nothing is on its way to the disk: recovers, deletes topics. Gives the other items, or nothing when the
+    /// store takes no commits.
+    pub(super) fn work_alone(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) -> Option<Vec<Item>> {
+        if !self.takes_commits(now, wakes) {
+            let why = self.closed.as_ref().map_or(&StoreError::Closed, |(why, _)| why);
+            self.refuse(items, &storage(why), wakes);
+            return None;
+        }
+        let mut rest = Vec::new();
+        for item in items {
+            match item {
+                Item::DeleteTopic(name, promise) => {
+                    let result = self.delete_topic(&name, wakes);
+                    wakes.add(promise.keep(result));
+                }
+                other => rest.push(other),
+            }
+        }
+        Some(rest)
+    }
+
+    /// Nothing of it is committed.
+    pub(super) fn refuse(&self, items: Vec<Item>, refused: &Refused, wakes: &mut Wakes) {
+        for item in items {
+            self.shared.metrics.log.refused(refused.code);
+            let refused = refused.clone();
+            wakes.add(match item {
+                Item::Submit { promise, .. } => promise.keep(Err(refused)),
+                Item::CreateTopic(_, promise) => promise.keep(Err(refused)),
+                Item::DeleteTopic(_, promise) => promise.keep(Err(refused)),
+            });
+        }
+    }
+
+    /// Prepares a commit of these items and of what comes while the disk is busy with the one before; returns with the disk taken.
+    pub(super) fn prepare(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) -> Sealed {
+        let shared = Arc::clone(&self.shared);
+        let queue = &shared.queue;
+        let mut drafting = Drafting::new(self, now);
+        drafting.add(items);
+        loop {
+            let more = queue.more(shared.commit_bytes_max.saturating_sub(drafting.drafted.bytes));
+            if more.gathered.room {
+                shared.watches.room(wakes);
+            }
+            drafting.add(more.gathered.items);
+            match more.disk_failed {
+                None => {}
+                Some(false) => break,
+                Some(true) => {
+                    // This one was prepared on top of what is not there.
+                    let error = shared.take_failure().unwrap_or(StoreError::Closed);
+                    drafting.drafted.failed.get_or_insert(error);
+                    break;
+                }
+            }
+        }
+        let drafted = drafting.done();
+        self.seal(drafted, now)
+    }
+
+    /// A commit while nothing else is on its way to the disk, which is held already.
+    pub(super) fn commit_alone(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) {
+        let mut drafting = Drafting::new(self, now);
+        drafting.add(items);
+        let drafted = drafting.done();
+        let (news, stored) = self.seal(drafted, now).store(&self.shared);
+        news.tell(&self.shared, stored.as_ref().err(), wakes);
+        if let Err(error) = stored {
+            self.recover(&error, now, wakes);
+        }
+    }
+
+    /// From a draft to what goes to the disk. The next one builds on it from now on.
+    fn seal(&mut self, drafted: Drafted, now: Now) -> Sealed {
+        let large = drafted.items >= LARGE_ITEMS || drafted.bytes >= LARGE_BYTES;
+        let changed = !drafted.changes.is_empty();
+        let Changes {
+            topic_key_next,
+            topics,
+            growth,
+            producers,
+            values,
+        } = drafted.changes;
+        let mut ops = Vec::new();
+        for topic in topics.values() {
+            ops.push(super::load::topic_op(topic.key, &topic.row));
+        }
+        if !topics.is_empty() {
+            ops.push(super::load::topic_key_op(topic_key_next));
+        }
+        let touched: Vec<PartitionKey> = growth.keys().copied().collect();
+        let offsets = growth.iter().map(|(key, growth)| (*key, growth.offset_next)).collect();
+        let commit = Commit::new(growth.into_iter(), self.row_next, now, &mut ops);
+        for ((partition, id), producer) in &producers {
+            ops.push(Op::put(Map::Producers, partition.producer(*id), producer.encode()));
+        }
+        for ((table, key), value) in &values {
+            ops.push(match value {
+                Some(value) => Op::put(Map::State(*table), key.clone(), value.clone()),
+                None => Op::delete(Map::State(*table), key.clone()),
+            });
+        }
+        self.due.bite(commit.rows(), &mut ops);
+        self.row_next += u64::from(commit.has_row());
+        self.topic_key_next = topic_key_next;
+        self.producers.extend(producers);
+        self.prepared += 1;
+        self.ahead = Ahead { offsets, values };
+        Sealed {
+            ops,
+            commit,
+            topics: topics.into_values().collect(),
+            large,
+            failed: drafted.failed,
+            news: News {
+                touched,
+                changed,
+                answers: drafted.answers,
+            },
+        }
+    }
+}
+
+/// A commit in the making.
+struct Drafting<'a> {
+    draft: Draft<'a>,
+    drafted: Drafted,
+}
+
+/// What was made, and who is to be told.
+#[derive(Default)]
+struct Drafted {
+    changes: Changes,
+    answers: Vec<Answer>,
+    /// The store could not be read: nothing of it counts.
+    failed: Option<StoreError>,
+    items: usize,
+    bytes: usize,
+}
+
+impl<'a> Drafting<'a> {
+    fn new(desk: &'a Desk, now: Now) -> Self {
+        let draft = Draft::new(desk, now);
+        let drafted = Drafted::default();
+        Self { draft, drafted }
+    }
+
+    fn done(self) -> Drafted {
+        let changes = self.draft.into_changes();
+        Drafted {
+            changes,
+            ..self.drafted
+        }
+    }
+
+    fn add(&mut self, items: Vec<Item>) {
+        let drafted = &mut self.drafted;
+        drafted.items += items.len();
+        drafted.answers.reserve(items.len());
+        for item in items {
+            match item {
+                Item::Submit {
+                    submission,
+                    promise,
+                    since_us,
+                    bytes,
+                } => {
+                    drafted.bytes += bytes;
+                    let result = match self.draft.submit(submission) {
+                        Ok(committed) => Ok(committed),
+                        Err(Trouble::Refused(refused)) => Err(refused),
+                        Err(Trouble::Store(error)) => {
+                            let refused = storage(&error);
+                            drafted.failed.get_or_insert(error);
+                            Err(refused)
+                        }
+                    };
+                    drafted.answers.push(Answer::Submit(promise, result, since_us));
+                }
+                Item::CreateTopic(spec, promise) => {
+                    let result = self.draft.create_topic(&spec);
+                    drafted.answers.push(Answer::Topic(promise, result));
+                }
+                Item::DeleteTopic(..) => unreachable!("a deletion is worked off alone"),
+            }
+        }
+    }
+}
+
+/// What a peer is told when the store failed.
+pub(super) fn storage(error: &StoreError) -> Refused {
+    Refused::new(Code::Storage, error.to_string())
+}
