@@ -13,7 +13,7 @@ use super::producers::Producers;
 use super::queue::Item;
 use super::sealed::{Answer, News, Sealed};
 use super::shared::Shared;
-use super::store::{Map, Op, StoreError};
+use super::store::{Map, Op, StoreError, keep_worst};
 use super::ticket::Wakes;
 
 /// A commit of so many items, or bytes, is worth a second thread.
@@ -111,7 +111,7 @@ impl Desk {
                 Some(true) => {
                     // This one was prepared on top of what is not there.
                     let error = shared.take_failure().unwrap_or(StoreError::Closed);
-                    drafting.drafted.failed.get_or_insert(error);
+                    keep_worst(&mut drafting.drafted.failed, error);
                     break;
                 }
             }
@@ -162,6 +162,7 @@ impl Desk {
                 None => Op::delete(Map::State(*table), key.clone()),
             });
         }
+        self.due.are_back(&producers);
         self.due.bite(commit.rows(), &mut ops);
         self.row_next += u64::from(commit.has_row());
         self.topic_key_next = topic_key_next;
@@ -233,7 +234,7 @@ impl<'a> Drafting<'a> {
                         Err(Trouble::Refused(refused)) => Err(refused),
                         Err(Trouble::Store(error)) => {
                             let refused = storage(&error);
-                            drafted.failed.get_or_insert(error);
+                            keep_worst(&mut drafted.failed, error);
                             Err(refused)
                         }
                     };

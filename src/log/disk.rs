@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 /// A run of bytes. New length is zeroes; only what was synced survives a power cut.
@@ -23,6 +23,10 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn write(&self, offset: u64, data: &[u8]) -> Result<()>;
     /// Makes it shorter or longer.
     fn set_len(&self, len: u64) -> Result<()>;
+    /// Makes it longer, with space behind every byte where the file system can promise that: to write there needs none any more.
+    fn extend(&self, len: u64) -> Result<()> {
+        self.set_len(len)
+    }
     /// Makes durable what was written before.
     fn sync(&self) -> Result<()>;
     /// Writes all of it and makes that durable.
@@ -51,6 +55,13 @@ impl Disk for FileDisk {
 
     fn set_len(&self, len: u64) -> Result<()> {
         self.0.set_len(len)
+    }
+
+    fn extend(&self, len: u64) -> Result<()> {
+        match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => self.set_len(len),
+            allocated => Ok(allocated?),
+        }
     }
 
     fn sync(&self) -> Result<()> {
@@ -123,6 +134,10 @@ impl Disk for DirectDisk {
 
     fn set_len(&self, len: u64) -> Result<()> {
         self.file.set_len(len)
+    }
+
+    fn extend(&self, len: u64) -> Result<()> {
+        self.file.extend(len)
     }
 
     fn sync(&self) -> Result<()> {

@@ -21,6 +21,7 @@ pub(crate) struct Faulty {
 struct Faults {
     fails_once: Mutex<Option<StoreError>>,
     fails: Mutex<Option<StoreError>>,
+    fails_behind: Mutex<Option<StoreError>>,
     gone: AtomicBool,
     panics: AtomicBool,
     commits: AtomicUsize,
@@ -71,6 +72,11 @@ impl Faulty {
     /// The next commit fails.
     pub(super) fn fail_once(&self, error: StoreError) {
         *lock(&self.faults.fails_once) = Some(error);
+    }
+
+    /// The next commit is stored and fails all the same, as when only its sync does.
+    pub(super) fn fail_behind(&self, error: StoreError) {
+        *lock(&self.faults.fails_behind) = Some(error);
     }
 
     /// Whether every commit fails.
@@ -139,7 +145,8 @@ impl Store for FaultyStore {
                 Fate::Fail(error) => return Err(error),
             }
         }
-        self.store.commit(ops)
+        self.store.commit(ops)?;
+        lock(&faults.fails_behind).take().map_or(Ok(()), Err)
     }
 
     fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

@@ -13,7 +13,7 @@ use super::{Log, OpenError, OpenOptions, Opening, Refused, Writer};
 /// The writer of such a log, and its time.
 pub(super) struct Inline {
     writer: Writer,
-    now: Now,
+    pub(super) now: Now,
     refuses: Option<Code>,
 }
 

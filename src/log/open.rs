@@ -131,6 +131,8 @@ impl Desk {
             }
             whole(&shared.read_state(), loaded)
         });
+        // What was met with the store before this one.
+        shared.take_failure();
         let error = match opened {
             Ok(opened) => match shared.keeper.prove(topic_key_op(opened.loaded.topic_key_next)) {
                 Ok(()) => {

@@ -222,10 +222,7 @@ fn unreadable(shared: &Shared, error: Missing) -> Refused {
             shared.metrics.log.unreadable.inc();
             Refused::new(Code::CorruptBatch, why)
         }
-        Missing::Store(error) => {
-            shared.failed(&error);
-            storage(&error)
-        }
+        Missing::Store(error) => storage(&error),
     }
 }
 
@@ -258,9 +255,10 @@ pub(super) fn row_bytes(state: &State, place: &Indexed) -> usize {
 
 /// A batch's bytes with their CRC checked: what a flipped bit on the disk made of them is never served.
 fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed, row_bytes: usize) -> Result<Bytes, Missing> {
-    let bytes = shared
-        .keeper
-        .with(|store| Ok(bytes_of(store, partition, place, row_bytes)))??;
+    let bytes = shared.lend(|store| match bytes_of(store, partition, place, row_bytes) {
+        Err(Missing::Store(error)) => Err(error),
+        other => Ok(other),
+    })??;
     match Batch::parse(bytes.clone()) {
         Ok(batch) if batch.base_offset() == Offset(place.base_offset) => Ok(bytes),
         Ok(_) => Err(Missing::Batch(format!(

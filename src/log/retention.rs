@@ -1,7 +1,7 @@
 //! What is past goes: the log start offset of a partition moves batch by batch, by time and by size, and what no partition needs any
 //! more is removed from the store, in bites that ride in commits of their own or of others, so that no ack waits long for them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use crate::model::{Code, Now, Partition, Topic};
 
@@ -11,7 +11,7 @@ use super::desk::{Desk, storage};
 use super::layout::PartitionKey;
 use super::load::Garbage;
 use super::partition::{Indexed, PartitionLog};
-use super::producers::EXPIRY_MS;
+use super::producers::{EXPIRY_MS, Producer};
 use super::store::{Change, Map, Op, prefix_until};
 use super::ticket::Wakes;
 
@@ -38,6 +38,11 @@ impl Due {
     /// The next turn looks at everything.
     pub(super) fn look_now(&mut self) {
         self.look_us = 0;
+    }
+
+    /// A producer that is in a commit is not gone, however long it was away.
+    pub(super) fn are_back(&mut self, producers: &HashMap<(PartitionKey, i64), Producer>) {
+        self.producers_gone.retain(|place| !producers.contains_key(place));
     }
 
     pub(super) fn has_garbage(&self) -> bool {
@@ -195,6 +200,9 @@ impl Desk {
         let ops = [Op::delete(Map::Topics, key.to_be_bytes())];
         if let Err(error) = self.shared.store(&ops, 0, 0) {
             let refused = storage(&error);
+            // It may have reached the disk all the same. What is there then is taken over as it is, with the topic or without.
+            self.shared.write_state().remove_topic(name);
+            self.forget(name, key, partitions, wakes);
             self.recover(&error, self.shared.now(), wakes);
             return Err(refused);
         }
@@ -207,6 +215,14 @@ impl Desk {
             }
         }
         self.due.garbage.push_back(Garbage::Topic(key));
+        drop(state);
+        self.forget(name, key, partitions, wakes);
+        Ok(())
+    }
+
+    /// A topic is gone from memory: so are its producers, and who waits for its partitions is told.
+    fn forget(&mut self, name: &Topic, key: u32, partitions: u32, wakes: &mut Wakes) {
+        let mut state = self.shared.write_state();
         state.commit_number += 1;
         let number = state.commit_number;
         drop(state);
@@ -216,6 +232,5 @@ impl Desk {
             watches.partition_moved(name, Partition(partition), None, wakes);
         }
         self.shared.watches.committed(number, wakes);
-        Ok(())
     }
 }

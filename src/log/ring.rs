@@ -86,7 +86,7 @@ pub struct Ring<D> {
 impl<D: Disk> Ring<D> {
     /// Makes a ring in an empty file. The id must be random.
     pub fn create(disk: D, id: [u8; 16], len: u64) -> io::Result<()> {
-        disk.set_len(len)?;
+        disk.extend(len)?;
         disk.write(0, MAGIC)?;
         disk.write(8, &id)?;
         disk.sync()
@@ -145,15 +145,18 @@ impl<D: Disk> Ring<D> {
         self.place(whole(body_bytes)).is_some()
     }
 
-    /// Makes the ring longer if it can be, so that more has room behind the newest record; false if it cannot.
-    pub fn grow(&mut self) -> io::Result<bool> {
+    /// Makes the ring longer if it can be, so that more has room behind the newest record; false if it cannot, because of its bound
+    /// or because the disk has no space for it: then what is there goes round.
+    pub fn grow(&mut self) -> bool {
         let wrapped = self.live.front().is_some_and(|(_, tail, _)| self.head <= *tail);
         if wrapped || self.len * 2 > self.len_max {
-            return Ok(false);
+            return false;
         }
-        self.disk.set_len(self.len * 2)?;
-        self.len *= 2;
-        Ok(true)
+        let grown = self.disk.extend(self.len * 2).is_ok();
+        if grown {
+            self.len *= 2;
+        }
+        grown
     }
 
     /// Number of the newest record.

@@ -164,7 +164,7 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
     fn commit_to_ring(&self, log: &mut Log<D>, ops: &[Op]) -> Result<(), StoreError> {
         let body_bytes = ops::encoded_bytes(ops);
         log.ring.free(self.waiting().applied);
-        if !log.ring.has_room(body_bytes) && !self.watched(log.ring.grow().map_err(|error| of_io(&error)))? {
+        if !log.ring.has_room(body_bytes) && !log.ring.grow() {
             // The flush did not keep up: this commit waits for it, and does one itself if that was none or not enough.
             drop(lock(&self.flushing));
             log.ring.free(self.waiting().applied);

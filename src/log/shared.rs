@@ -12,7 +12,7 @@ use super::keeper::Keeper;
 use super::queue::Queue;
 use super::reader::ReaderQueue;
 use super::state::State;
-use super::store::{Op, StoreError};
+use super::store::{Op, Store, StoreError, keep_worst};
 use super::ticket::Courier;
 use super::watch::Watches;
 
@@ -92,6 +92,13 @@ impl Shared {
         self.now().mono_us
     }
 
+    /// Lends the store for something beside commits. What it meets is told to the writer while the store is still lent: once it was
+    /// opened anew, nobody speaks of the one before.
+    pub(super) fn lend<R>(&self, f: impl FnOnce(&dyn Store) -> Result<R, StoreError>) -> Result<R, StoreError> {
+        self.keeper
+            .with(|store| f(store).inspect_err(|error| self.failed(error)))
+    }
+
     /// One store commit with its measurements.
     pub(super) fn store(&self, ops: &[Op], records: u64, bytes: u64) -> Result<(), StoreError> {
         let before_us = self.clock_us();
@@ -121,6 +128,6 @@ impl Shared {
     pub(super) fn failed(&self, error: &StoreError) {
         tracing::warn!(%error, "the store failed");
         let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        first.get_or_insert_with(|| error.clone());
+        keep_worst(&mut first, error.clone());
     }
 }

@@ -148,6 +148,14 @@ impl std::fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
+/// Of several errors, damage is the one to be told: it asks for more to be done.
+pub(super) fn keep_worst(slot: &mut Option<StoreError>, error: StoreError) {
+    let damage = |error: &StoreError| matches!(error, StoreError::Damaged(_));
+    if slot.as_ref().is_none_or(|kept| damage(&error) && !damage(kept)) {
+        *slot = Some(error);
+    }
+}
+
 /// Which I/O errors mean that what is on the disk is lost, and which that it may work again: a full disk is no damage.
 pub fn of_io(error: &std::io::Error) -> StoreError {
     const EIO: i32 = 5;

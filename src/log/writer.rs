@@ -53,6 +53,7 @@ impl Writer {
             let mut wakes = Wakes::default();
             if gathered.room {
                 self.shared.watches.room(&mut wakes);
+                wakes.send(&self.shared.courier);
             }
             kept = self.turn(desk, gathered.items, clock(), &mut wakes);
             wakes.send(&self.shared.courier);

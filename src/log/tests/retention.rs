@@ -225,6 +225,17 @@ fn a_silent_producer_is_forgotten_after_a_day() {
 }
 
 #[test]
+fn a_producer_that_comes_back_with_the_commit_that_forgets_it_is_not_forgotten() {
+    let log = Log::inline(now(1));
+    make(&log, &[]);
+    append_batch(&log, "t", Partition(0), idempotent(5, 0, 0, "x")).unwrap();
+    // The clock jumps, and nobody looks before the batch comes.
+    inline::lock(log.inline.as_ref().unwrap()).now = now(90_000_000);
+    append_batch(&log, "t", Partition(0), idempotent(5, 0, 1, "x")).unwrap();
+    assert_eq!(rows(&log, Map::Producers), 1);
+}
+
+#[test]
 fn the_gauges_tell_what_is_held() {
     let log = Log::inline(now(10_000));
     make(&log, &[("retention.ms", "1000")]);

@@ -294,3 +294,22 @@ fn a_store_that_lost_what_was_acked_is_set_aside() {
     );
     assert_eq!(log.shared.metrics.log.stores_lost.get(), 1);
 }
+
+#[test]
+fn a_deletion_that_failed_and_is_on_the_disk_all_the_same_costs_no_other_topic() {
+    let depot = Faulty::default();
+    let log = depot.inline(now(1));
+    append(&log, "t", Some("k"), "kept", 1).unwrap();
+    append(&log, "goes", Some("k"), "gone", 1).unwrap();
+    let delete = || log.delete_topic(&Topic::parse("goes").unwrap(), Waker::noop()).wait();
+    depot.fail_behind(StoreError::Damaged("the sync failed".into()));
+    assert_eq!(delete().unwrap_err().code, Code::Storage);
+    assert!(log.topic("goes").is_none());
+    assert_eq!(records(&log, "t", partition_of("k"), 0).len(), 1);
+    // One that did not reach the disk leaves the topic.
+    append(&log, "goes", Some("k"), "there", 1).unwrap();
+    depot.fail_once(StoreError::Io("no".into()));
+    assert_eq!(delete().unwrap_err().code, Code::Storage);
+    assert_eq!(records(&log, "goes", partition_of("k"), 0).len(), 1);
+    assert_eq!(log.shared.metrics.log.stores_lost.get(), 0);
+}
