@@ -1,8 +1,8 @@
 //! The partitioned log. `Log` is the handle that every room holds: submit records and state, read, watch, look at topics.
 //!
 //! What goes in goes through one writer (`writer`): it gathers what waits into one durable commit of the `store`, and only then
-//! are tickets done and wakers woken. The log starts no thread and reads no clock: `net` runs `Writer::run`, `Reader::run` and `Checkpointer::run` on
-//! threads of their own and passes time in. Without them (`Log::inline`) everything happens on the caller's thread, for tests.
+//! are tickets done and wakers woken. The log starts no thread and reads no clock: `net` runs `Writer::run` (twice), `Reader::run`
+//! and `Checkpointer::run` on threads of their own and passes time in. Without them (`Log::inline`) everything happens on the caller's thread, for tests.
 
 mod check;
 mod checkpoint;
@@ -74,9 +74,6 @@ pub struct Log {
     inline: Option<Arc<Mutex<inline::Inline>>>,
 }
 
-/// What a topic and a time cost in the queue.
-const TOPIC_ITEM_BYTES: usize = 1024;
-
 impl Log {
     /// Queues a submission. Refuses at once with `Code::Busy` when the queue is at its hard bound (the driver stops reading
     /// long before) and with `Code::Stopping` after `stop`; else the ticket tells.
@@ -84,15 +81,12 @@ impl Log {
         let bytes = submission.size_bytes();
         let (promise, ticket) = ticket(waker);
         let since_us = self.shared.clock_us();
-        self.push(
+        self.push(Item::Submit {
+            submission,
             bytes,
-            Item::Submit {
-                submission,
-                bytes,
-                promise,
-                since_us,
-            },
-        );
+            promise,
+            since_us,
+        });
         ticket
     }
 
@@ -113,7 +107,7 @@ impl Log {
     /// Makes a topic, durably. `Code::TopicExists`, `TooManyTopics`, `InvalidPartitions`, `InvalidConfig`.
     pub fn create_topic(&self, spec: TopicSpec, waker: &Waker) -> Ticket<Arc<TopicInfo>> {
         let (promise, ticket) = ticket(waker);
-        self.push(TOPIC_ITEM_BYTES, Item::CreateTopic(spec, promise));
+        self.push(Item::CreateTopic(spec, promise));
         ticket
     }
 
@@ -128,7 +122,7 @@ impl Log {
     /// Removes a topic and its records, durably.
     pub fn delete_topic(&self, name: &Topic, waker: &Waker) -> Ticket<()> {
         let (promise, ticket) = ticket(waker);
-        self.push(TOPIC_ITEM_BYTES, Item::DeleteTopic(name.clone(), promise));
+        self.push(Item::DeleteTopic(name.clone(), promise));
         ticket
     }
 
@@ -281,8 +275,8 @@ impl Log {
         self.shared.bell.stop();
     }
 
-    fn push(&self, bytes: usize, item: Item) {
-        if let Err((refused, item)) = self.shared.queue.push(bytes, item) {
+    fn push(&self, item: Item) {
+        if let Err((refused, item)) = self.shared.queue.push(item) {
             self.shared.metrics.log.refused(refused.code);
             let mut wakes = Wakes::default();
             match item {

@@ -113,7 +113,6 @@ impl Desk {
     /// After an error of the store: drops the handle, opens it anew, and goes on with what is really there.
     pub(super) fn recover(&mut self, error: &StoreError, now: Now, wakes: &mut Wakes) {
         tracing::error!(%error, "the store failed; opening it anew");
-        self.shared.take_failure();
         self.shared.metrics.health.degrade("store", error.to_string());
         self.open_anew(error, now, wakes);
     }

@@ -25,7 +25,18 @@ pub(super) enum Item {
     DeleteTopic(Topic, Promise<()>),
 }
 
+/// What a topic to be made or deleted costs in the queue.
+const TOPIC_ITEM_BYTES: usize = 1024;
+
 impl Item {
+    /// What it holds while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Submit { bytes, .. } => *bytes,
+            Self::CreateTopic(..) | Self::DeleteTopic(..) => TOPIC_ITEM_BYTES,
+        }
+    }
+
     /// It is worked off by itself, with nothing on its way to the disk.
     pub(super) fn is_alone(&self) -> bool {
         matches!(self, Self::DeleteTopic(..))
@@ -40,7 +51,7 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct Waiting {
-    items: VecDeque<(usize, Item)>,
+    items: VecDeque<Item>,
     bytes: usize,
     stopped: bool,
     /// The soft bound was passed and nobody was told of room since.
@@ -99,8 +110,9 @@ impl Queue {
         }
     }
 
-    /// Queues an item of `bytes`. A submission alone in the queue is taken whatever its size.
-    pub(super) fn push(&self, bytes: usize, item: Item) -> Result<(), (Refused, Item)> {
+    /// Queues an item. A submission alone in the queue is taken whatever its size.
+    pub(super) fn push(&self, item: Item) -> Result<(), (Refused, Item)> {
+        let bytes = item.bytes();
         let mut waiting = self.lock();
         if waiting.stopped {
             return Err((Refused::new(Code::Stopping, "the broker is stopping"), item));
@@ -110,7 +122,7 @@ impl Queue {
             return Err((Refused::new(Code::Busy, why), item));
         }
         waiting.bytes += bytes;
-        waiting.items.push_back((bytes, item));
+        waiting.items.push_back(item);
         waiting.congested |= waiting.bytes > self.soft_bytes;
         let wake = waiting.wakes();
         drop(waiting);
@@ -162,7 +174,7 @@ impl Queue {
         let waiting = self.lock();
         let next = waiting.items.front();
         let until = match next {
-            Some((bytes, item)) if item.is_alone() || *bytes > bytes_max => Until::NEVER,
+            Some(item) if item.is_alone() || item.bytes() > bytes_max => Until::NEVER,
             _ if bytes_max == 0 => Until::NEVER,
             _ => Until {
                 items: LARGE_ITEMS,
@@ -236,14 +248,14 @@ impl Queue {
     fn take(&self, waiting: &mut Waiting, bytes_max: usize, one_at_least: bool) -> Gathered {
         let mut items = Vec::new();
         let mut bytes = 0;
-        while let Some((size, item)) = waiting.items.front() {
-            let alone = item.is_alone();
+        while let Some(item) = waiting.items.front() {
+            let (alone, size) = (item.is_alone(), item.bytes());
             let first = one_at_least && items.is_empty();
             if !first && (alone || bytes + size > bytes_max) {
                 break;
             }
             bytes += size;
-            items.extend(waiting.items.pop_front().map(|(_, item)| item));
+            items.extend(waiting.items.pop_front());
             if alone {
                 break;
             }

@@ -161,8 +161,7 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
         Ok(())
     }
 
-    fn commit_to_ring(&self, log: &mut Log<D>, ops: &[Op]) -> Result<(), StoreError> {
-        let body_bytes = ops::encoded_bytes(ops);
+    fn commit_to_ring(&self, log: &mut Log<D>, ops: &[Op], body_bytes: usize) -> Result<(), StoreError> {
         log.ring.free(self.waiting().applied);
         if !log.ring.has_room(body_bytes) && !log.ring.grow() {
             // The flush did not keep up: this commit waits for it, and does one itself if that was none or not enough.
@@ -201,7 +200,7 @@ impl<S: Store + Debug, D: Disk> Store for RingedStore<S, D> {
         if body_bytes > DIRECT_BYTES.min(log.ring.body_bytes_max()) {
             self.commit_direct(&mut log, ops)
         } else {
-            self.commit_to_ring(&mut log, ops)
+            self.commit_to_ring(&mut log, ops, body_bytes)
         }
     }
 

@@ -38,14 +38,10 @@ pub(super) enum Answer {
 }
 
 impl Sealed {
-    /// Nothing can be prepared before this one is in memory.
-    pub(super) fn is_base(&self) -> bool {
-        !self.topics.is_empty() || self.failed.is_some()
-    }
-
-    /// It is worth that a second thread prepares the next one meanwhile.
-    pub(super) fn is_large(&self) -> bool {
-        self.large
+    /// Whether another thread is to prepare the next one while this one is at the disk. On top of topics that are made, or of what
+    /// failed, nothing can be prepared; and a small commit is prepared faster than a thread wakes up for it.
+    pub(super) fn lets_another_prepare(&self) -> bool {
+        self.large && self.topics.is_empty() && self.failed.is_none()
     }
 
     /// Makes it durable, then visible.

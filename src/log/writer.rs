@@ -85,9 +85,7 @@ impl Writer {
             return Some(desk);
         }
         let sealed = desk.prepare(items, now, wakes);
-        // Where topics were made, or something failed, nothing can be prepared on top; and a small commit is prepared faster than
-        // another thread wakes up for it.
-        let mut desk = (sealed.is_base() || !sealed.is_large()).then_some(desk);
+        let mut desk = (!sealed.lets_another_prepare()).then_some(desk);
         let (news, stored) = sealed.store(&self.shared);
         match (&stored, &mut desk) {
             (Ok(()), _) => queue.disk_is_free(),

@@ -288,10 +288,11 @@ impl Broker {
             appends: vec![Append::Record { topic, record }],
             state: Vec::new(),
         };
+        let waker = lock(&self.shared).waker.clone();
+        let ticket = self.log.submit(submission, waker.as_ref().unwrap_or(Waker::noop()));
         let mut shared = lock(&self.shared);
-        let waker = shared.waker.as_ref().unwrap_or(Waker::noop());
-        let ticket = self.log.submit(submission, waker);
         shared.wills.push(ticket);
+        // It may be there already: then whoever was woken has found nothing.
         self.settle_wills(&mut shared);
     }
 

@@ -1,7 +1,8 @@
 //! The rim: sockets, threads, clocks, signals. Everything below is sans-io and is driven from here.
 //!
-//! Threads: the caller's runs the executor with every connection, the MQTT hub and the forwarders; `log-writer` owns the write
-//! transaction; `log-reader` does the reads that the tail cache does not hold; `log-checkpoint` works off the ring. Name lookups of upstreams use smol's own pool.
+//! Threads: the caller's runs the executor with every connection, the MQTT hub and the forwarders; two `log-writer` take turns,
+//! one at the disk while the other prepares the next commit; `log-reader` does the reads that the tail cache does not hold;
+//! `log-checkpoint` works off the ring. Name lookups of upstreams use smol's own pool.
 //!
 //! Lock order: a session takes at most one lock of its room's broker at a time (hub, registry), and calls into `log` with none
 //! held; `log` wakes wakers with none of its locks held. No lock is held across an `.await`.
