@@ -48,7 +48,7 @@ impl Commit {
         for (partition, growth) in growth {
             let append_time = growth.topic.settings.log_append_time.then_some(now.wall_ms);
             for run in growth.runs {
-                let alone = !matches!(&run, Run::Records(_, records, _) if records.len() > 1);
+                let alone = !matches!(&run, Run::Records(_, packer) if packer.records() > 1);
                 let (entry, bytes) = stamped(partition, run, growth.leader_epoch, append_time, now);
                 commit.records += u64::from(entry.records);
                 commit.bytes += u64::from(entry.bytes);
@@ -148,15 +148,7 @@ fn stamped(
     now: Now,
 ) -> (BatchEntry, Bytes) {
     let (base_offset, records, mut max_timestamp, mut bytes) = match run {
-        Run::Records(base_offset, records, _) => {
-            let newest = records.iter().map(|record| record.timestamp_ms).max();
-            (
-                base_offset,
-                records.len() as u32,
-                newest.unwrap_or(-1),
-                batch::pack(&records),
-            )
-        }
+        Run::Records(base_offset, packer) => (base_offset, packer.records(), packer.max_timestamp(), packer.finish()),
         Run::Batch(base_offset, batch) => {
             let header = *batch.header();
             let records = header.last_offset_delta as u32 + 1;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::config::{Limits, TopicDefaults, TopicEntry};
-use crate::model::batch::{Batch, HEADER_BYTES};
+use crate::model::batch::{Batch, HEADER_BYTES, Packer};
 use crate::model::name::partition_of_key;
 use crate::model::{Code, Now, Offset, Partition, Record, Topic};
 
@@ -61,8 +61,8 @@ pub(super) struct Growth {
 /// What becomes one stored batch.
 #[derive(Debug)]
 pub(super) enum Run {
-    /// Records to be packed, and an estimate of their bytes.
-    Records(u64, Vec<Record>, usize),
+    /// Records, packed as they come: while the disk is busy with the commit before there is time for it.
+    Records(u64, Packer),
     /// A producer's batch.
     Batch(u64, Batch),
 }
@@ -438,18 +438,18 @@ impl Growth {
         let size = record.size_bytes();
         self.offset_next += 1;
         // A large record stays alone: it gets a row of its own in the store.
-        let large = |records: usize, bytes: usize| records == 1 && bytes >= SEGMENT_BYTES;
-        if let Some(Run::Records(_, records, bytes)) = self.runs.last_mut()
-            && *bytes + size <= bytes_max
+        let large = |records: u32, bytes: usize| records == 1 && bytes >= SEGMENT_BYTES;
+        if let Some(Run::Records(_, packer)) = self.runs.last_mut()
+            && packer.bytes() + size <= bytes_max
             && !large(1, size)
-            && !large(records.len(), *bytes)
+            && !large(packer.records(), packer.bytes())
         {
-            *bytes += size;
-            records.push(record);
+            packer.push(&record);
             return;
         }
-        self.runs
-            .push(Run::Records(base_offset, vec![record], HEADER_BYTES + size));
+        let mut packer = Packer::behind(Vec::new());
+        packer.push(&record);
+        self.runs.push(Run::Records(base_offset, packer));
     }
 }
 

@@ -37,7 +37,7 @@ mod view;
 
 pub use error::{BatchError, RecordFault};
 pub use header::{HEADER_BYTES, Header};
-pub use pack::{pack, pack_compressed, pack_into, packed_bytes, recompress};
+pub use pack::{Packer, pack, pack_compressed, pack_into, packed_bytes, recompress};
 pub use stamp::{stamp, stamp_append_time, stamp_producer};
 pub use view::{HeaderView, Headers, RecordView, RecordViews};
 

@@ -1,4 +1,4 @@
-//! Packing records of our own into a batch: sizes first, so that one allocation of the exact size takes it all.
+//! Packing records of our own into a batch.
 
 #![allow(
     clippy::indexing_slicing,
@@ -22,12 +22,69 @@ pub fn pack(records: &[Record]) -> Vec<u8> {
 }
 
 /// Appends the batch of `records` to `out`, as `pack`.
-pub fn pack_into<'a>(out: &mut Vec<u8>, records: impl IntoIterator<Item = &'a Record> + Clone) {
-    let start = out.len();
-    let mut shape = Shape::of(records.clone());
-    out.resize(start + HEADER_BYTES, 0);
-    put_records(out, records, shape.base_timestamp);
-    shape.finish(&mut out[start..], Codec::None);
+pub fn pack_into<'a>(out: &mut Vec<u8>, records: impl IntoIterator<Item = &'a Record>) {
+    let mut packer = Packer::behind(std::mem::take(out));
+    records.into_iter().for_each(|record| packer.push(record));
+    *out = packer.finish();
+}
+
+/// A batch in the making: each record is packed as it comes, and what is left to do for the last one is the header.
+#[derive(Debug)]
+pub struct Packer {
+    out: Vec<u8>,
+    /// Where the batch begins.
+    begins: usize,
+    shape: Option<Shape>,
+}
+
+impl Packer {
+    /// A batch behind what is in `out`.
+    pub fn behind(mut out: Vec<u8>) -> Self {
+        let begins = out.len();
+        out.resize(begins + HEADER_BYTES, 0);
+        Self {
+            out,
+            begins,
+            shape: None,
+        }
+    }
+
+    /// Packs a record behind the others.
+    pub fn push(&mut self, record: &Record) {
+        let (base_timestamp, delta) = match &mut self.shape {
+            Some(shape) => {
+                shape.add(record.timestamp_ms);
+                (shape.base_timestamp, shape.count - 1)
+            }
+            None => {
+                self.shape = Some(Shape::of_first(record.timestamp_ms));
+                (record.timestamp_ms, 0)
+            }
+        };
+        put_record(&mut self.out, record, base_timestamp, delta);
+    }
+
+    /// How many records are in it.
+    pub fn records(&self) -> u32 {
+        self.shape.as_ref().map_or(0, |shape| shape.count as u32)
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> usize {
+        self.out.len() - self.begins
+    }
+
+    /// Largest timestamp of its records; -1 while there are none.
+    pub fn max_timestamp(&self) -> i64 {
+        self.shape.as_ref().map_or(-1, |shape| shape.max_timestamp)
+    }
+
+    /// The batch, with its header filled in, as `pack`.
+    pub fn finish(mut self) -> Vec<u8> {
+        let mut shape = self.shape.expect("a batch has at least one record");
+        shape.finish(&mut self.out[self.begins..], Codec::None);
+        self.out
+    }
 }
 
 /// Bytes of the batch that `pack` makes of `records`.
@@ -66,7 +123,11 @@ pub fn recompress(batch: &Batch, codec: Codec, output_bytes_max: usize) -> Resul
     Ok(out)
 }
 
+/// Bytes of the longest varint.
+const VARINT_BYTES_MAX: usize = 10;
+
 /// What the header says of the records.
+#[derive(Debug)]
 struct Shape {
     base_timestamp: i64,
     max_timestamp: i64,
@@ -76,17 +137,22 @@ struct Shape {
 impl Shape {
     fn of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
         let mut times = records.into_iter().map(|r| r.timestamp_ms);
-        let base_timestamp = times.next().expect("a batch has at least one record");
-        let mut shape = Self {
-            base_timestamp,
-            max_timestamp: base_timestamp,
-            count: 1,
-        };
-        for time in times {
-            shape.max_timestamp = shape.max_timestamp.max(time);
-            shape.count += 1;
-        }
+        let mut shape = Self::of_first(times.next().expect("a batch has at least one record"));
+        times.for_each(|time| shape.add(time));
         shape
+    }
+
+    fn of_first(time: i64) -> Self {
+        Self {
+            base_timestamp: time,
+            max_timestamp: time,
+            count: 1,
+        }
+    }
+
+    fn add(&mut self, time: i64) {
+        self.max_timestamp = self.max_timestamp.max(time);
+        self.count += 1;
     }
 
     fn finish(&mut self, batch: &mut [u8], codec: Codec) {
@@ -112,19 +178,25 @@ fn put_length(batch: &mut [u8]) {
 
 fn put_records<'a>(out: &mut Vec<u8>, records: impl IntoIterator<Item = &'a Record>, base_timestamp: i64) {
     for (offset_delta, record) in (0i32..).zip(records) {
-        // Wrapping, so that timestamps at both ends of the range come back as they were.
-        let timestamp_delta = record.timestamp_ms.wrapping_sub(base_timestamp);
-        put_varint(out, body_bytes(record, timestamp_delta, offset_delta) as i64);
-        out.push(0);
-        put_varint(out, timestamp_delta);
-        put_varint(out, offset_delta.into());
-        put_field(out, record.key.as_deref());
-        put_field(out, record.value.as_deref());
-        put_varint(out, record.headers.len() as i64);
-        for header in &record.headers {
-            put_field(out, Some(header.name.as_bytes()));
-            put_field(out, header.value.as_deref());
-        }
+        put_record(out, record, base_timestamp, offset_delta);
+    }
+}
+
+fn put_record(out: &mut Vec<u8>, record: &Record, base_timestamp: i64, offset_delta: i32) {
+    // Wrapping, so that timestamps at both ends of the range come back as they were.
+    let timestamp_delta = record.timestamp_ms.wrapping_sub(base_timestamp);
+    let body = body_bytes(record, timestamp_delta, offset_delta);
+    out.reserve(body + VARINT_BYTES_MAX);
+    put_varint(out, body as i64);
+    out.push(0);
+    put_varint(out, timestamp_delta);
+    put_varint(out, offset_delta.into());
+    put_field(out, record.key.as_deref());
+    put_field(out, record.value.as_deref());
+    put_varint(out, record.headers.len() as i64);
+    for header in &record.headers {
+        put_field(out, Some(header.name.as_bytes()));
+        put_field(out, header.value.as_deref());
     }
 }
 
