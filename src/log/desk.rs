@@ -10,7 +10,7 @@ use super::commit::Commit;
 use super::draft::{Ahead, Changes, Draft, Rules, Trouble};
 use super::layout::PartitionKey;
 use super::producers::Producers;
-use super::queue::Item;
+use super::queue::{Item, Lane, Turn};
 use super::sealed::{Answer, News, Sealed};
 use super::shared::Shared;
 use super::store::{Map, Op, StoreError, keep_worst};
@@ -93,31 +93,35 @@ impl Desk {
         }
     }
 
-    /// Prepares a commit of these items and of what comes while the disk is busy with the one before; returns with the disk taken.
-    pub(super) fn prepare(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) -> Sealed {
+    /// Prepares a commit of these items and of what comes until it may go to the disk. A large one goes there beside another, where
+    /// the store takes two.
+    pub(super) fn prepare(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) -> (Sealed, Turn) {
         let shared = Arc::clone(&self.shared);
         let queue = &shared.queue;
+        let takes_two = shared.keeper.with(|store| Ok(store.takes_two())).unwrap_or(false);
         let mut drafting = Drafting::new(self, now);
         drafting.add(items);
-        loop {
-            let more = queue.more(shared.commit_bytes_max.saturating_sub(drafting.drafted.bytes));
+        let turn = loop {
+            let lane = match takes_two && drafting.drafted.is_large() {
+                true => Lane::Beside,
+                false => Lane::Alone,
+            };
+            let more = queue.more(shared.commit_bytes_max.saturating_sub(drafting.drafted.bytes), lane);
             if more.gathered.room {
                 shared.watches.room(wakes);
             }
             drafting.add(more.gathered.items);
-            match more.disk_failed {
-                None => {}
-                Some(false) => break,
-                Some(true) => {
-                    // This one was prepared on top of what is not there.
-                    let error = shared.take_failure().unwrap_or(StoreError::Closed);
-                    keep_worst(&mut drafting.drafted.failed, error);
-                    break;
-                }
+            if let Some(turn) = more.turn {
+                break turn;
             }
+        };
+        if turn.on_failed {
+            // This one was prepared on top of what is not there.
+            let error = shared.take_failure().unwrap_or(StoreError::Closed);
+            keep_worst(&mut drafting.drafted.failed, error);
         }
         let drafted = drafting.done();
-        self.seal(drafted, now)
+        (self.seal(drafted, now), turn)
     }
 
     /// A commit while nothing else is on its way to the disk, which is held already.
@@ -125,7 +129,7 @@ impl Desk {
         let mut drafting = Drafting::new(self, now);
         drafting.add(items);
         let drafted = drafting.done();
-        let (news, stored) = self.seal(drafted, now).store(&self.shared);
+        let (news, stored) = self.seal(drafted, now).store(&self.shared, || true);
         news.tell(&self.shared, stored.as_ref().err(), wakes);
         if let Err(error) = stored {
             self.recover(&error, now, wakes);
@@ -134,7 +138,7 @@ impl Desk {
 
     /// From a draft to what goes to the disk. The next one builds on it from now on.
     fn seal(&mut self, drafted: Drafted, now: Now) -> Sealed {
-        let large = drafted.items >= LARGE_ITEMS || drafted.bytes >= LARGE_BYTES;
+        let large = drafted.is_large();
         let changed = !drafted.changes.is_empty();
         let Changes {
             topic_key_next,
@@ -174,6 +178,7 @@ impl Desk {
             commit,
             topics: topics.into_values().collect(),
             large,
+            begun: None,
             failed: drafted.failed,
             news: News {
                 touched,
@@ -199,6 +204,13 @@ struct Drafted {
     failed: Option<StoreError>,
     items: usize,
     bytes: usize,
+}
+
+impl Drafted {
+    /// Worth a second thread.
+    fn is_large(&self) -> bool {
+        self.items >= LARGE_ITEMS || self.bytes >= LARGE_BYTES
+    }
 }
 
 impl<'a> Drafting<'a> {

@@ -45,7 +45,10 @@ impl Item {
 
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
+    /// There is more, or the disk is free.
     arrived: Condvar,
+    /// A commit has ended.
+    ended: Condvar,
     soft_bytes: usize,
 }
 
@@ -58,10 +61,20 @@ struct Waiting {
     congested: bool,
     /// The writer sleeps until this: waking it is a system call, which a busy one needs not.
     asleep: Option<Until>,
-    /// A commit is on its way to the disk.
-    disk_busy: bool,
+    /// Number of the newest commit that went to the disk.
+    begun: u64,
+    /// Number of the newest one that is done there; they end in order.
+    ended: u64,
     /// The last one failed, and nobody has looked after it yet.
-    disk_failed: bool,
+    failed: bool,
+}
+
+/// A commit's place in the order in which they go to the disk and end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    number: u64,
+    /// The one before had failed already.
+    pub(super) on_failed: bool,
 }
 
 /// What a sleeping writer is woken for.
@@ -69,18 +82,27 @@ struct Waiting {
 struct Until {
     items: usize,
     bytes: usize,
-    disk_free: bool,
+    disk: Option<Lane>,
+}
+
+/// What is waited for at the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Nothing else is on its way.
+    Alone,
+    /// At most one other is.
+    Beside,
 }
 
 impl Until {
     const NEVER: Self = Self {
         items: usize::MAX,
         bytes: usize::MAX,
-        disk_free: false,
+        disk: None,
     };
 
     fn holds(&self, waiting: &Waiting) -> bool {
-        waiting.items.len() >= self.items || waiting.bytes >= self.bytes || self.disk_free && !waiting.disk_busy
+        waiting.items.len() >= self.items || waiting.bytes >= self.bytes || self.disk.is_some_and(|lane| waiting.has(lane))
     }
 }
 
@@ -96,16 +118,17 @@ pub(super) struct Gathered {
 /// What the writer got for a commit that it is preparing already.
 pub(super) struct More {
     pub(super) gathered: Gathered,
-    /// The disk is free, and taken for this commit; whether the one before failed.
-    pub(super) disk_failed: Option<bool>,
+    /// The commit may go to the disk.
+    pub(super) turn: Option<Turn>,
 }
 
 impl Queue {
     pub(super) fn new(soft_bytes: usize) -> Self {
-        let (waiting, arrived) = Default::default();
+        let (waiting, arrived, ended) = Default::default();
         Self {
             waiting,
             arrived,
+            ended,
             soft_bytes,
         }
     }
@@ -168,9 +191,9 @@ impl Queue {
         self.take(&mut self.lock(), bytes_max, true)
     }
 
-    /// For a commit that is being prepared: waits until the disk is free, and takes it, or until so much waits that it pays to go on
-    /// preparing; gives what waits, up to `bytes_max`.
-    pub(super) fn more(&self, bytes_max: usize) -> More {
+    /// For a commit that is being prepared: waits until it may go to the disk in that lane, or until so much waits that it pays to go
+    /// on preparing; gives what waits, up to `bytes_max`.
+    pub(super) fn more(&self, bytes_max: usize, lane: Lane) -> More {
         let waiting = self.lock();
         let next = waiting.items.front();
         let until = match next {
@@ -183,40 +206,53 @@ impl Queue {
             },
         };
         let until = Until {
-            disk_free: true,
+            disk: Some(lane),
             ..until
         };
         let mut waiting = self.sleep(waiting, until, None);
         let gathered = self.take(&mut waiting, bytes_max, false);
-        let disk_failed = (!waiting.disk_busy).then(|| waiting.take_disk());
-        More { gathered, disk_failed }
+        let turn = waiting.has(lane).then(|| waiting.begin());
+        More { gathered, turn }
     }
 
-    /// Waits until the disk is free, and takes it. Who finds that the commit before failed knows it from elsewhere.
-    pub(super) fn take_disk(&self) {
+    /// Waits until nothing is on its way to the disk, and takes it; what failed before is looked after by the caller.
+    pub(super) fn take_disk(&self) -> Turn {
         let free = Until {
-            disk_free: true,
+            disk: Some(Lane::Alone),
             ..Until::NEVER
         };
-        self.sleep(self.lock(), free, None).take_disk();
+        let mut waiting = self.sleep(self.lock(), free, None);
+        waiting.failed = false;
+        waiting.begin()
     }
 
-    /// A commit is done: the next one may go to the disk.
-    pub(super) fn disk_is_free(&self) {
-        self.give_disk(false);
+    /// Waits until every commit before has ended; false if one of them failed, and with it this one.
+    pub(super) fn wait_for(&self, turn: Turn) -> bool {
+        let early = |waiting: &mut Waiting| waiting.ended + 1 < turn.number;
+        let waited = self.ended.wait_while(self.lock(), early);
+        !waited.unwrap_or_else(PoisonError::into_inner).failed
     }
 
-    /// A commit failed: what was prepared on top of it must not go to the disk.
-    pub(super) fn disk_failed(&self) {
-        self.give_disk(true);
+    /// A commit is done, or what failed of it is looked after: the next one may end.
+    pub(super) fn done(&self, turn: Turn) {
+        self.end(turn, false);
     }
 
-    fn give_disk(&self, failed: bool) {
+    /// A commit failed: what was prepared on top of it fails with it.
+    pub(super) fn failed(&self, turn: Turn) {
+        self.end(turn, true);
+    }
+
+    fn end(&self, turn: Turn, failed: bool) {
         let mut waiting = self.lock();
-        waiting.disk_busy = false;
-        waiting.disk_failed = failed;
+        waiting.ended = turn.number;
+        waiting.failed = failed;
         let wake = waiting.wakes();
+        let others = waiting.begun > waiting.ended;
         drop(waiting);
+        if others {
+            self.ended.notify_all();
+        }
         if wake {
             self.arrived.notify_one();
         }
@@ -230,7 +266,7 @@ impl Queue {
         patience: Option<Duration>,
     ) -> MutexGuard<'a, Waiting> {
         waiting.asleep = Some(until);
-        let early = |waiting: &mut Waiting| !(until.holds(waiting) || waiting.stopped && !until.disk_free);
+        let early = |waiting: &mut Waiting| !(until.holds(waiting) || waiting.stopped && until.disk.is_none());
         let mut waiting = match patience {
             Some(patience) => {
                 let waited = self.arrived.wait_timeout_while(waiting, patience, early);
@@ -289,9 +325,21 @@ impl Waiting {
         due
     }
 
-    /// Takes the free disk; gives whether the commit before failed.
-    fn take_disk(&mut self) -> bool {
-        self.disk_busy = true;
-        std::mem::take(&mut self.disk_failed)
+    /// Whether a commit may go to the disk.
+    fn has(&self, lane: Lane) -> bool {
+        let at_disk = self.begun - self.ended;
+        match lane {
+            Lane::Alone => at_disk == 0,
+            Lane::Beside => at_disk < 2,
+        }
+    }
+
+    /// A commit goes to the disk.
+    fn begin(&mut self) -> Turn {
+        self.begun += 1;
+        Turn {
+            number: self.begun,
+            on_failed: self.failed,
+        }
     }
 }

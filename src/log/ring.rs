@@ -1,18 +1,24 @@
 //! The ring: a file, written round and round, that makes a commit durable with one sequential write and one sync.
 //! What a record holds is the business of `ringed`; here it is bytes with a number.
 //!
-//! Block 0 holds magic "HWRING01" and an id of 16 random bytes. Records follow, each at a multiple of 4,096 bytes, never cut by
+//! Block 0 holds magic "HWRING02" and an id of 16 random bytes. Records follow, each at a multiple of 4,096 bytes, never cut by
 //! the end of the file. The id goes into every CRC and is known to nobody outside: bytes that a peer sent and that look like a
 //! record, left over in free space, are never taken for one. Little-endian:
 //! ```text
-//! 0  magic "HWRECORD"   8  seq u64   16 body bytes u32   20 CRC-32C u32 of the id, seq, length and body   24 body, zeros to the block's end
+//! 0  magic "HWRECORD"   8  seq u64   16 body bytes u32   20 CRC-32C u32 of the id and of all that follows and goes before but the magic
+//! 24 CRC of the record before u32   28 ahead u32   32 body, zeros to the block's end
 //! ```
+//! `ahead` counts the records before it that were still on their way to the disk when it was written.
+//!
 //! Invariants, which the crash tests hold:
-//! - a record is written only once the one before it is durable, so that only the newest can be torn;
+//! - a record is only told to be durable once all before it are, so that what a power cut tears is the newest, with those
+//!   that were written ahead of its end; these are dropped with it, and not taken for the successors of what is written in its place:
+//!   each record names the one before it by its CRC;
 //! - its space is used again only once the caller has said (`free`) that its content is durable elsewhere.
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 
 use super::disk::Disk;
 
@@ -23,8 +29,8 @@ pub const RING_BYTES_MAX: u64 = 32 << 20;
 /// What the ring is written in.
 pub(super) const BLOCK: u64 = 4096;
 /// Bytes of a record before its body.
-pub(super) const HEADER: usize = 24;
-const MAGIC: &[u8; 8] = b"HWRING01";
+pub(super) const HEADER: usize = 32;
+const MAGIC: &[u8; 8] = b"HWRING02";
 const RECORD_MAGIC: &[u8; 8] = b"HWRECORD";
 
 /// A record in the making. It begins at a multiple of `BLOCK` in memory too, for disks that ask for that.
@@ -55,32 +61,72 @@ impl Record {
         self.bytes.capacity()
     }
 
-    /// Fills in the header and pads it; gives what is to be written.
-    fn finish(&mut self, id: &[u8; 16], seq: u64) -> &[u8] {
+    /// Fills in the header and pads it; gives the CRC.
+    fn finish(&mut self, id: &[u8; 16], seq: u64, before: u32, ahead: u32) -> u32 {
         let body = self.bytes.len() - self.begins - HEADER;
         self.bytes.resize(self.begins + whole(body) as usize, 0);
         let record = &mut self.bytes[self.begins..];
         record[..8].copy_from_slice(RECORD_MAGIC);
         record[8..16].copy_from_slice(&seq.to_le_bytes());
         record[16..20].copy_from_slice(&(body as u32).to_le_bytes());
-        let crc = crc(id, &record[8..20], &record[HEADER..HEADER + body]);
+        record[24..28].copy_from_slice(&before.to_le_bytes());
+        record[28..32].copy_from_slice(&ahead.to_le_bytes());
+        let crc = crc(id, record, body);
         record[20..24].copy_from_slice(&crc.to_le_bytes());
-        record
+        crc
+    }
+
+    /// What is to be written once it is finished.
+    fn whole(&self) -> &[u8] {
+        &self.bytes[self.begins..]
     }
 }
 
-/// An open ring. One at a time writes to it.
+/// Where a record is, or goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its number.
+    pub seq: u64,
+    /// Its CRC.
+    pub crc: u32,
+    /// Where it begins.
+    at: u64,
+    /// Bytes that it takes.
+    pub bytes: u64,
+}
+
+impl Place {
+    /// Its number and CRC.
+    pub fn applied(self) -> Applied {
+        Applied {
+            seq: self.seq,
+            crc: self.crc,
+        }
+    }
+}
+
+/// A record by number and CRC: the newest whose content is durable elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Its number.
+    pub seq: u64,
+    /// Its CRC.
+    pub crc: u32,
+}
+
+/// An open ring.
 #[derive(Debug)]
 pub struct Ring<D> {
-    disk: D,
+    disk: Arc<D>,
     id: [u8; 16],
     len: u64,
     len_max: u64,
     /// Where the next record goes, if it fits before the end.
     head: u64,
-    /// Records that are not free space yet: seq, place, bytes.
-    live: VecDeque<(u64, u64, u64)>,
-    seq: u64,
+    /// Records that are not free space yet.
+    live: VecDeque<Place>,
+    /// Number and CRC of the newest record that has a place.
+    newest: Applied,
 }
 
 impl<D: Disk> Ring<D> {
@@ -92,47 +138,45 @@ impl<D: Disk> Ring<D> {
         disk.sync()
     }
 
-    /// Opens a ring whose records up to `freed` are durable elsewhere, and that may grow to `len_max`; gives the bodies of those
-    /// behind it, in order. A hole among them is damage: each was durable before the next was written.
-    pub fn open(disk: D, id: [u8; 16], freed: u64, len_max: u64) -> io::Result<(Self, Vec<Vec<u8>>)> {
-        let mut first = [0; HEADER];
+    /// Opens a ring whose records up to `applied` are durable elsewhere, and that may grow to `len_max`; gives the bodies of those
+    /// behind it, in order. What a cut may have torn is left out; a hole where a later record proves that something was durable is
+    /// damage.
+    pub fn open(disk: D, id: [u8; 16], applied: Applied, len_max: u64) -> io::Result<(Self, Vec<Vec<u8>>)> {
+        let mut first = [0; 24];
         disk.read(0, &mut first)?;
         if &first[..8] != MAGIC || first[8..] != id {
             return Err(damaged("it is not the ring of this database".into()));
         }
         let len = disk.len()? / BLOCK * BLOCK;
-        let mut places = scan(&disk, len, &id)?;
-        places.sort_unstable();
-        let (seq, head) = places
-            .last()
-            .map_or((freed, BLOCK), |(seq, at, bytes)| (*seq, at + bytes));
+        let found = scan(&disk, len, &id)?;
+        let old = found.iter().find(|found| found.is(applied));
         let mut ring = Self {
-            disk,
             id,
             len,
             len_max,
-            head,
+            head: old.map_or(BLOCK, |found| found.place.at + found.place.bytes),
             live: VecDeque::new(),
-            seq: seq.max(freed),
+            newest: applied,
+            disk: Arc::new(disk),
         };
-        let mut found = Vec::new();
-        for (seq, at, bytes) in places.into_iter().filter(|(seq, ..)| *seq > freed) {
-            let expected = freed + 1 + found.len() as u64;
-            if seq != expected {
-                return Err(damaged(format!(
-                    "its record {expected} is damaged; {} is the newest",
-                    ring.seq
-                )));
-            }
-            let body = read(&ring.disk, at, &ring.id)?.ok_or_else(|| damaged(format!("its record {seq} changed")))?;
-            found.push(body);
-            ring.live.push_back((seq, at, bytes));
+        let mut bodies = Vec::new();
+        while let Some(next) = found.iter().find(|found| found.follows(ring.newest)) {
+            let body = read(&*ring.disk, next.place.at, &ring.id)?;
+            bodies.push(body.ok_or_else(|| damaged(format!("its record {} changed", next.place.seq)))?);
+            ring.take(next.place);
         }
-        if !found.is_empty() {
+        let missing = ring.newest.seq + 1;
+        if let Some(witness) = found.iter().find(|found| found.proves(missing)) {
+            return Err(damaged(format!(
+                "its record {missing} is damaged; there is a record {}",
+                witness.place.seq
+            )));
+        }
+        if !bodies.is_empty() {
             // The newest may have been written and not synced; whoever reads it takes it for durable.
             ring.disk.sync()?;
         }
-        Ok((ring, found))
+        Ok((ring, bodies))
     }
 
     /// Largest body that is taken.
@@ -148,7 +192,7 @@ impl<D: Disk> Ring<D> {
     /// Makes the ring longer if it can be, so that more has room behind the newest record; false if it cannot, because of its bound
     /// or because the disk has no space for it: then what is there goes round.
     pub fn grow(&mut self) -> bool {
-        let wrapped = self.live.front().is_some_and(|(_, tail, _)| self.head <= *tail);
+        let wrapped = self.live.front().is_some_and(|oldest| self.head <= oldest.at);
         if wrapped || self.len * 2 > self.len_max {
             return false;
         }
@@ -159,36 +203,46 @@ impl<D: Disk> Ring<D> {
         grown
     }
 
-    /// Number of the newest record.
-    pub fn seq(&self) -> u64 {
-        self.seq
+    /// Number and CRC of the newest record that has a place.
+    pub fn newest(&self) -> Applied {
+        self.newest
     }
 
-    /// Writes a record and makes it durable; gives its number and the bytes that it takes. There must be room.
-    pub fn append(&mut self, record: &mut Record) -> io::Result<(u64, u64)> {
-        let seq = self.seq + 1;
-        let record = record.finish(&self.id, seq);
-        let bytes = record.len() as u64;
+    /// Its disk, to write records that have a place.
+    pub fn disk(&self) -> Arc<D> {
+        Arc::clone(&self.disk)
+    }
+
+    /// Gives a record its number and its place. There must be room. The records of numbers above `durable` are still on their way.
+    pub fn assign(&mut self, record: &mut Record, durable: u64) -> io::Result<Place> {
+        let seq = self.newest.seq + 1;
+        let ahead = self.newest.seq.saturating_sub(durable) as u32;
+        let crc = record.finish(&self.id, seq, self.newest.crc, ahead);
+        let bytes = record.whole().len() as u64;
         let Some(at) = self.place(bytes) else {
             return Err(io::Error::other(format!(
                 "a record of {bytes} bytes has no room in the ring"
             )));
         };
-        self.disk.write_synced(at, record)?;
-        self.seq = seq;
-        self.head = at + bytes;
-        self.live.push_back((seq, at, bytes));
-        Ok((seq, bytes))
+        let place = Place { seq, crc, at, bytes };
+        self.take(place);
+        Ok(place)
+    }
+
+    fn take(&mut self, place: Place) {
+        self.newest = place.applied();
+        self.head = place.at + place.bytes;
+        self.live.push_back(place);
     }
 
     /// Records up to this one are durable elsewhere.
     pub fn free(&mut self, seq: u64) {
-        while self.live.pop_front_if(|(number, ..)| *number <= seq).is_some() {}
+        while self.live.pop_front_if(|place| place.seq <= seq).is_some() {}
     }
 
     /// Where a record of `bytes` can go without touching one that is live.
     fn place(&self, bytes: u64) -> Option<u64> {
-        let Some((_, tail, _)) = self.live.front() else {
+        let Some(Place { at: tail, .. }) = self.live.front() else {
             let at = if self.head + bytes <= self.len {
                 self.head
             } else {
@@ -208,45 +262,80 @@ impl<D: Disk> Ring<D> {
     }
 }
 
+/// Writes a record to its place and makes it durable.
+pub fn write(disk: &impl Disk, place: Place, record: &Record) -> io::Result<()> {
+    disk.write_synced(place.at, record.whole())
+}
+
 /// Bytes that a record takes.
 fn whole(body_bytes: usize) -> u64 {
     ((HEADER + body_bytes) as u64).next_multiple_of(BLOCK)
 }
 
-fn crc(id: &[u8; 16], head: &[u8], body: &[u8]) -> u32 {
-    let crc = crc32c::crc32c_append(crc32c::crc32c(id), head);
-    crc32c::crc32c_append(crc, body)
+fn crc(id: &[u8; 16], record: &[u8], body: usize) -> u32 {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(id), &record[8..20]);
+    crc32c::crc32c_append(crc, &record[24..HEADER + body])
 }
 
 fn damaged(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the ring is damaged: {why}"))
 }
 
-/// Number, place and bytes of every whole record.
-fn scan(disk: &impl Disk, len: u64, id: &[u8; 16]) -> io::Result<Vec<(u64, u64, u64)>> {
-    let mut places = Vec::new();
+/// A whole record that was found.
+struct Found {
+    place: Place,
+    /// CRC of the one before it.
+    before: u32,
+    ahead: u64,
+}
+
+impl Found {
+    fn is(&self, applied: Applied) -> bool {
+        self.place.seq == applied.seq && self.place.crc == applied.crc
+    }
+
+    fn follows(&self, before: Applied) -> bool {
+        self.place.seq == before.seq + 1 && self.before == before.crc
+    }
+
+    /// Whether it was written when the record of that number, and so something that was told, was durable.
+    fn proves(&self, seq: u64) -> bool {
+        self.place.seq > seq + self.ahead
+    }
+}
+
+/// Every whole record.
+fn scan(disk: &impl Disk, len: u64, id: &[u8; 16]) -> io::Result<Vec<Found>> {
+    let mut all = Vec::new();
     let mut at = BLOCK;
     let mut header = [0; HEADER];
     while at < len {
         disk.read(at, &mut header)?;
-        let body = u64::from(u32_at(&header, 16));
-        if &header[..8] == RECORD_MAGIC && at + whole(body as usize) <= len && read(disk, at, id)?.is_some() {
-            places.push((u64_at(&header, 8), at, whole(body as usize)));
+        let bytes = whole(u32_at(&header, 16) as usize);
+        if &header[..8] == RECORD_MAGIC && at + bytes <= len && read(disk, at, id)?.is_some() {
+            let (seq, crc) = (u64_at(&header, 8), u32_at(&header, 20));
+            all.push(Found {
+                place: Place { seq, crc, at, bytes },
+                before: u32_at(&header, 24),
+                ahead: u64::from(u32_at(&header, 28)),
+            });
         }
         // Block by block: what looks like a long record may be the left-over of one that others were written into.
         at += BLOCK;
     }
-    Ok(places)
+    Ok(all)
 }
 
 /// The body of the record there, if it is whole.
 fn read(disk: &impl Disk, at: u64, id: &[u8; 16]) -> io::Result<Option<Vec<u8>>> {
     let mut header = [0; HEADER];
     disk.read(at, &mut header)?;
-    let mut body = vec![0; u32_at(&header, 16) as usize];
-    disk.read(at + HEADER as u64, &mut body)?;
-    let sound = crc(id, &header[8..20], &body) == u32_at(&header, 20);
-    Ok(sound.then_some(body))
+    let body = u32_at(&header, 16) as usize;
+    let mut record = vec![0; HEADER + body];
+    disk.read(at, &mut record)?;
+    let sound = crc(id, &record, body) == u32_at(&header, 20);
+    record.drain(..HEADER);
+    Ok(sound.then_some(record))
 }
 
 fn u64_at(header: &[u8; HEADER], at: usize) -> u64 {

@@ -16,10 +16,10 @@ use super::disk::Disk;
 use super::layout::{Fields, damaged};
 use super::ops;
 use super::overlay::{Layer, Overlay, Says};
-use super::ring::{RING_BYTES, Record, Ring};
-use super::store::{Each, Map, Op, Store, StoreError, of_io};
+use super::ring::{self, Applied, RING_BYTES, Record, Ring};
+use super::store::{Begun, Each, Map, Op, Store, StoreError, of_io};
 
-/// Key in `Map::Meta`: the number of the newest record whose changes are in the database.
+/// Key in `Map::Meta`: number u64 and CRC u32 of the newest record whose changes are in the database.
 pub(super) const META_APPLIED: &[u8] = b"ring_applied";
 /// Key in `Map::Meta`: the id of the ring.
 pub(super) const META_RING: &[u8] = b"ring_id";
@@ -35,8 +35,8 @@ const RECORD_BYTES_KEPT: usize = 256 << 10;
 pub struct RingedStore<S: Store + Debug, D: Disk> {
     database: S,
     waiting: Mutex<Waiting>,
-    /// One commit at a time.
     log: Mutex<Log<D>>,
+    ring_disk: Arc<D>,
     /// Held during a flush. Lock order: `log`, `flushing`, `waiting`.
     flushing: Mutex<()>,
     /// After an error nothing is believed until the store was opened anew.
@@ -46,7 +46,8 @@ pub struct RingedStore<S: Store + Debug, D: Disk> {
 #[derive(Debug)]
 struct Log<D> {
     ring: Ring<D>,
-    record: Record,
+    /// Memory of records that are written.
+    spare: Vec<Record>,
     /// What was found in the ring is to be in the database before a commit: a ring is not written behind records that this process
     /// has not made durable itself.
     found: bool,
@@ -58,10 +59,10 @@ struct Waiting {
     newest: Overlay,
     /// Changes that a flush is bringing to the database.
     leaving: Arc<Overlay>,
-    /// Number of the newest record in `newest`.
-    seq: u64,
-    /// Number of the newest record in the database.
-    applied: u64,
+    /// The newest record in `newest`.
+    seq: Applied,
+    /// The newest record in the database.
+    applied: Applied,
     /// Bytes that the records of `newest` take in the ring.
     ring_bytes: u64,
 }
@@ -70,7 +71,7 @@ struct Waiting {
 pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
     [
         Op::put(Map::Meta, META_RING, id.to_vec()),
-        Op::put(Map::Meta, META_APPLIED, 0u64.to_be_bytes().to_vec()),
+        applied_op(Applied::default()),
     ]
 }
 
@@ -84,23 +85,27 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
         let id = meta(META_RING)?
             .try_into()
             .map_err(|_| damaged("the ring's id is not 16 bytes"))?;
-        let applied = Fields(&meta(META_APPLIED)?).u64()?;
+        let applied = meta(META_APPLIED)?;
+        let mut applied = Fields(&applied);
+        let (seq, crc) = (applied.u64()?, applied.u32()?);
+        let applied = Applied { seq, crc };
         let (ring, found) = Ring::open(ring, id, applied, ring_bytes_max).map_err(|error| of_io(&error))?;
         let mut newest = Overlay::default();
         for body in found {
             ops::decode(body)?.iter().for_each(|op| newest.apply(op));
         }
-        let (record, found) = (Record::default(), !newest.is_empty());
+        let (spare, found) = (Vec::new(), !newest.is_empty());
         let waiting = Waiting {
             newest,
-            seq: ring.seq(),
+            seq: ring.newest(),
             applied,
             ..Waiting::default()
         };
         Ok(Self {
             database,
             waiting: Mutex::new(waiting),
-            log: Mutex::new(Log { ring, record, found }),
+            ring_disk: ring.disk(),
+            log: Mutex::new(Log { ring, spare, found }),
             flushing: Mutex::new(()),
             dead: AtomicBool::new(false),
         })
@@ -144,7 +149,7 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
         Ok(())
     }
 
-    /// A large commit, with all that waits, as one of the database's.
+    /// A large commit, with all that waits, as one of the database's. No other is on its way.
     fn commit_direct(&self, log: &mut Log<D>, ops: &[Op]) -> Result<(), StoreError> {
         let _one = lock(&self.flushing);
         let (mut all, seq) = {
@@ -156,52 +161,94 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
         let mut waiting = self.waiting();
         waiting.newest = Overlay::default();
         waiting.applied = seq;
-        log.ring.free(seq);
+        log.ring.free(seq.seq);
         waiting.ring_bytes = 0;
         Ok(())
     }
 
-    fn commit_to_ring(&self, log: &mut Log<D>, ops: &[Op], body_bytes: usize) -> Result<(), StoreError> {
-        log.ring.free(self.waiting().applied);
+    /// Sees to it that a record has room.
+    fn make_room(&self, log: &mut Log<D>, body_bytes: usize) -> Result<(), StoreError> {
+        log.ring.free(self.waiting().applied.seq);
         if !log.ring.has_room(body_bytes) && !log.ring.grow() {
             // The flush did not keep up: this commit waits for it, and does one itself if that was none or not enough.
             drop(lock(&self.flushing));
-            log.ring.free(self.waiting().applied);
+            log.ring.free(self.waiting().applied.seq);
         }
         if !log.ring.has_room(body_bytes) {
             self.flush()?;
-            log.ring.free(self.waiting().applied);
+            log.ring.free(self.waiting().applied.seq);
         }
-        let mut record = std::mem::take(&mut log.record);
-        record.renew(body_bytes);
-        ops::encode(ops, record.body());
-        let appended = log.ring.append(&mut record).map_err(|error| of_io(&error));
-        let (seq, bytes) = self.watched(appended)?;
-        if record.capacity() <= RECORD_BYTES_KEPT {
-            log.record = record;
-        }
-        let mut waiting = self.waiting();
-        ops.iter().for_each(|op| waiting.newest.apply(op));
-        waiting.seq = seq;
-        waiting.ring_bytes += bytes;
         Ok(())
     }
-}
 
-impl<S: Store + Debug, D: Disk> Store for RingedStore<S, D> {
-    fn commit(&self, ops: &[Op]) -> Result<(), StoreError> {
+    /// The store's log, with nothing in the ring that the database does not have and this process has not written.
+    fn ready(&self) -> Result<MutexGuard<'_, Log<D>>, StoreError> {
         self.alive()?;
         let mut log = lock(&self.log);
         if log.found {
             self.flush()?;
             log.found = false;
         }
-        let body_bytes = ops::encoded_bytes(ops);
-        if body_bytes > DIRECT_BYTES.min(log.ring.body_bytes_max()) {
-            self.commit_direct(&mut log, ops)
-        } else {
-            self.commit_to_ring(&mut log, ops, body_bytes)
+        Ok(log)
+    }
+}
+
+fn is_direct<D: Disk>(log: &Log<D>, body_bytes: usize) -> bool {
+    body_bytes > DIRECT_BYTES.min(log.ring.body_bytes_max())
+}
+
+impl<S: Store + Debug, D: Disk> Store for RingedStore<S, D> {
+    fn commit(&self, ops: &[Op]) -> Result<(), StoreError> {
+        match self.begin(ops)? {
+            Some(begun) => {
+                self.write(&begun)?;
+                self.settle(begun, ops)
+            }
+            None => {
+                let mut log = self.ready()?;
+                self.commit_direct(&mut log, ops)
+            }
         }
+    }
+
+    fn takes_two(&self) -> bool {
+        true
+    }
+
+    fn begin(&self, ops: &[Op]) -> Result<Option<Begun>, StoreError> {
+        let mut log = self.ready()?;
+        let body_bytes = ops::encoded_bytes(ops);
+        if is_direct(&log, body_bytes) {
+            return Ok(None);
+        }
+        self.make_room(&mut log, body_bytes)?;
+        let mut record = log.spare.pop().unwrap_or_default();
+        record.renew(body_bytes);
+        ops::encode(ops, record.body());
+        let durable = self.waiting().seq.seq;
+        let assigned = log.ring.assign(&mut record, durable).map_err(|error| of_io(&error));
+        let place = self.watched(assigned)?;
+        Ok(Some(Begun { record, place }))
+    }
+
+    fn write(&self, begun: &Begun) -> Result<(), StoreError> {
+        self.alive()?;
+        let written = ring::write(&*self.ring_disk, begun.place, &begun.record);
+        self.watched(written.map_err(|error| of_io(&error)))
+    }
+
+    fn settle(&self, begun: Begun, ops: &[Op]) -> Result<(), StoreError> {
+        self.alive()?;
+        {
+            let mut waiting = self.waiting();
+            ops.iter().for_each(|op| waiting.newest.apply(op));
+            waiting.seq = begun.place.applied();
+            waiting.ring_bytes += begun.place.bytes;
+        }
+        if begun.record.capacity() <= RECORD_BYTES_KEPT {
+            lock(&self.log).spare.push(begun.record);
+        }
+        Ok(())
     }
 
     fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -290,9 +337,14 @@ where
     }
 }
 
-fn with_applied(mut ops: Vec<Op>, seq: u64) -> Vec<Op> {
-    ops.push(Op::put(Map::Meta, META_APPLIED, seq.to_be_bytes().to_vec()));
+fn with_applied(mut ops: Vec<Op>, applied: Applied) -> Vec<Op> {
+    ops.push(applied_op(applied));
     ops
+}
+
+fn applied_op(applied: Applied) -> Op {
+    let value = [&applied.seq.to_be_bytes()[..], &applied.crc.to_be_bytes()].concat();
+    Op::put(Map::Meta, META_APPLIED, value)
 }
 
 /// What a panic in the middle leaves is not believed: the caller opens the store anew.

@@ -9,7 +9,7 @@ use super::desk::storage;
 use super::layout::PartitionKey;
 use super::shared::Shared;
 use super::state::TopicState;
-use super::store::{Op, StoreError};
+use super::store::{Begun, Op, StoreError};
 use super::ticket::{Promise, Wakes};
 use super::{Committed, Refused, TopicInfo};
 
@@ -19,6 +19,8 @@ pub(super) struct Sealed {
     pub(super) commit: Commit,
     pub(super) topics: Vec<TopicState>,
     pub(super) large: bool,
+    /// It has its place in the order of the store.
+    pub(super) begun: Option<Begun>,
     /// Something failed while it was prepared: nothing of it is stored.
     pub(super) failed: Option<StoreError>,
     pub(super) news: News,
@@ -38,19 +40,43 @@ pub(super) enum Answer {
 }
 
 impl Sealed {
-    /// Whether another thread is to prepare the next one while this one is at the disk. On top of topics that are made, or of what
-    /// failed, nothing can be prepared; and a small commit is prepared faster than a thread wakes up for it.
-    pub(super) fn lets_another_prepare(&self) -> bool {
-        self.large && self.topics.is_empty() && self.failed.is_none()
+    /// Gives it its place in the order of the store's commits, while no other can be prepared. The next one may go to the disk beside
+    /// it then.
+    pub(super) fn begin(&mut self, shared: &Shared) {
+        if self.failed.is_some() || self.ops.is_empty() {
+            return;
+        }
+        match shared.keeper.with(|store| store.begin(&self.ops)) {
+            Ok(begun) => self.begun = begun,
+            Err(error) => self.failed = Some(error),
+        }
     }
 
-    /// Makes it durable, then visible.
-    pub(super) fn store(self, shared: &Shared) -> (News, Result<(), StoreError>) {
-        let stored = match self.failed {
-            Some(error) => Err(error),
-            None if self.ops.is_empty() => Ok(()),
-            None => shared.store(&self.ops, self.commit.records, self.commit.bytes),
+    /// Whether another thread is to prepare the next one while this one is at the disk. On top of topics that are made, or of what
+    /// failed, nothing can be prepared; and a small commit is prepared faster than a thread wakes up for it.
+    pub(super) fn lets_another_prepare(&self, shared: &Shared) -> bool {
+        let has_place = self.begun.is_some() || shared.keeper.with(|store| Ok(!store.takes_two())).unwrap_or(false);
+        self.large && self.topics.is_empty() && self.failed.is_none() && has_place
+    }
+
+    /// Makes it durable, then visible. `turn` waits until every commit before it has ended, and says whether they were all made.
+    pub(super) fn store(self, shared: &Shared, turn: impl FnOnce() -> bool) -> (News, Result<(), StoreError>) {
+        let before_us = shared.clock_us();
+        let written = match (&self.failed, &self.begun) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Some(begun)) => shared.keeper.with(|store| store.write(begun)),
+            (None, None) => Ok(()),
         };
+        let stored = match (turn(), self.begun) {
+            (false, _) => Err(written.err().unwrap_or(StoreError::Closed)),
+            _ if written.is_err() => written,
+            _ if self.ops.is_empty() => Ok(()),
+            (true, Some(begun)) => shared.keeper.with(|store| store.settle(begun, &self.ops)),
+            (true, None) => shared.keeper.with(|store| store.commit(&self.ops)),
+        };
+        if stored.is_ok() && !self.ops.is_empty() {
+            shared.stored(self.commit.records, self.commit.bytes, before_us);
+        }
         if stored.is_ok() && self.news.changed {
             let moved = !self.topics.is_empty() || !self.news.touched.is_empty();
             let mut state = shared.write_state();

@@ -99,19 +99,21 @@ impl Shared {
             .with(|store| f(store).inspect_err(|error| self.failed(error)))
     }
 
-    /// One store commit with its measurements.
+    /// One store commit, beside none, with its measurements.
     pub(super) fn store(&self, ops: &[Op], records: u64, bytes: u64) -> Result<(), StoreError> {
         let before_us = self.clock_us();
-        let checkpoint_due = self.keeper.with(|store| {
-            store.commit(ops)?;
-            Ok(store.checkpoint_due())
-        })?;
-        if checkpoint_due {
+        self.keeper.with(|store| store.commit(ops))?;
+        self.stored(records, bytes, before_us);
+        Ok(())
+    }
+
+    /// A commit was made that began at that time.
+    pub(super) fn stored(&self, records: u64, bytes: u64, before_us: u64) {
+        if self.keeper.with(|store| Ok(store.checkpoint_due())).unwrap_or(false) {
             self.bell.ring();
         }
         let took_us = self.clock_us().saturating_sub(before_us);
         self.metrics.log.committed(records, bytes, took_us);
-        Ok(())
     }
 
     /// Whether the writer has to look after the store.

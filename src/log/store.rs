@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::Table;
+use super::ring::{Place, Record};
 
 /// The maps of a store. Their keys and values are laid out in `src/manual/format.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -170,6 +171,13 @@ pub fn of_io(error: &std::io::Error) -> StoreError {
     }
 }
 
+/// A commit that has begun: its record of the ring, and the place that it goes to.
+#[derive(Debug)]
+pub struct Begun {
+    pub(super) record: Record,
+    pub(super) place: Place,
+}
+
 /// Called for every entry of a scan, in key order; `false` ends it.
 pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
 
@@ -177,6 +185,26 @@ pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
 pub trait Store: Send + Sync {
     /// Does all of it, durably, or nothing. Operations apply in order.
     fn commit(&self, ops: &[Op]) -> Result<(), StoreError>;
+
+    /// Whether a commit may begin while the one before is on its way: by `begin`, `write` and `settle`.
+    fn takes_two(&self) -> bool {
+        false
+    }
+
+    /// Begins a commit. Commits are made in the order in which they begin. `None` for one that the store only makes alone, by `commit`.
+    fn begin(&self, _ops: &[Op]) -> Result<Option<Begun>, StoreError> {
+        Ok(None)
+    }
+
+    /// Brings one that began to the disk; two may be at it. It is durable once the one before is, too.
+    fn write(&self, _begun: &Begun) -> Result<(), StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    /// Makes one that is written seen by readers. In order, and only behind those that were durable: after an error there is no next one.
+    fn settle(&self, _begun: Begun, _ops: &[Op]) -> Result<(), StoreError> {
+        Err(StoreError::Closed)
+    }
 
     /// The value of a key.
     fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;

@@ -10,6 +10,7 @@ use crate::model::Now;
 use super::desk::Desk;
 use super::queue::Item;
 use super::shared::{Clock, Shared};
+use super::store::keep_worst;
 use super::ticket::Wakes;
 
 /// How long the writer sleeps without work before it looks at what is due.
@@ -72,9 +73,9 @@ impl Writer {
         let queue = &self.shared.queue;
         while desk.must_recover() || items.iter().any(Item::is_alone) {
             // Nothing may be on its way to the disk meanwhile.
-            queue.take_disk();
+            let turn = queue.take_disk();
             let rest = desk.work_alone(items, now, wakes);
-            queue.disk_is_free();
+            queue.done(turn);
             match rest {
                 Some(rest) => items = rest,
                 None => return Some(desk),
@@ -84,18 +85,22 @@ impl Writer {
         if items.is_empty() && !desk.due.has_garbage() {
             return Some(desk);
         }
-        let sealed = desk.prepare(items, now, wakes);
-        let mut desk = (!sealed.lets_another_prepare()).then_some(desk);
-        let (news, stored) = sealed.store(&self.shared);
+        let (mut sealed, turn) = desk.prepare(items, now, wakes);
+        sealed.begin(&self.shared);
+        let mut desk = (!sealed.lets_another_prepare(&self.shared)).then_some(desk);
+        let (news, stored) = sealed.store(&self.shared, || queue.wait_for(turn));
         match (&stored, &mut desk) {
-            (Ok(()), _) => queue.disk_is_free(),
+            (Ok(()), _) => queue.done(turn),
             (Err(error), None) => {
                 self.shared.failed(error);
-                queue.disk_failed();
+                queue.failed(turn);
             }
             (Err(error), Some(desk)) => {
-                desk.recover(error, now, wakes);
-                queue.disk_is_free();
+                // Nothing else is on its way: the others have ended, and no one prepares.
+                let mut worst = self.shared.take_failure();
+                keep_worst(&mut worst, error.clone());
+                desk.recover(worst.as_ref().unwrap_or(error), now, wakes);
+                queue.done(turn);
             }
         }
         news.tell(&self.shared, stored.err().as_ref(), wakes);
