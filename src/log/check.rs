@@ -12,7 +12,7 @@ use crate::model::batch::Batch;
 use crate::model::compression::Inflater;
 
 use super::depot::{self, DATABASE, Identity, Looked, OpenError, held_by, look};
-use super::layout::{BatchEntry, Directory, Fields, PartitionKey};
+use super::layout::{BatchEntry, Fields, PartitionKey};
 use super::load::{directories, topic_rows};
 use super::partition::{Indexed, SEGMENT};
 use super::reader::{Missing, bytes_of};
@@ -145,7 +145,7 @@ pub fn check(directory: &Path) -> Result<CheckReport, CheckError> {
     };
     match checker.look() {
         Ok(()) => {}
-        Err(error @ StoreError::Newer { .. }) => return Err(CheckError::Open(OpenError::Store(error))),
+        Err(error @ StoreError::Format { .. }) => return Err(CheckError::Open(OpenError::Store(error))),
         Err(error) => checker.report.unread.push(error.to_string()),
     }
     Ok(checker.report)
@@ -163,7 +163,6 @@ struct Place {
     entry: BatchEntry,
     row: u64,
     at: u32,
-    row_bytes: usize,
 }
 
 impl Checker {
@@ -211,13 +210,12 @@ impl Checker {
                     return Ok(());
                 }
             };
-            let mut at = Directory::bytes(directory.entries.len()) as u32;
+            let mut at = 0u32;
             for entry in directory.entries {
                 places.entry(entry.partition).or_default().push(Place {
                     entry,
                     row,
                     at,
-                    row_bytes: directory.row_bytes,
                 });
                 at = at.saturating_add(entry.bytes);
             }
@@ -237,7 +235,6 @@ impl Checker {
                     entry,
                     row: SEGMENT,
                     at: 0,
-                    row_bytes: entry.bytes as usize,
                 }),
                 Err(error) => unread.push(format!("a segment's entry: {error}")),
             }
@@ -335,7 +332,7 @@ fn wrong(store: &Looked, key: PartitionKey, place: &Place) -> Result<Option<Stri
         row: place.row,
         at: place.at,
     };
-    let bytes: Bytes = match bytes_of(store, key, &indexed, place.row_bytes) {
+    let bytes: Bytes = match bytes_of(store, key, &indexed) {
         Ok(bytes) => bytes,
         Err(Missing::Batch(why)) => return Ok(Some(why)),
         Err(Missing::Store(error)) => return Err(error),

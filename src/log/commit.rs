@@ -6,10 +6,10 @@ use crate::model::batch::{self, Batch};
 use crate::model::{Now, Offset};
 
 use super::draft::{Growth, Run};
-use super::layout::{BatchEntry, Directory, PartitionKey, cut, journal_key};
+use super::layout::{BatchEntry, Directory, PartitionKey, journal_key};
 use super::partition::SEGMENT;
 use super::state::{Row, State};
-use super::store::{Change, Map, Op};
+use super::store::{Map, Op};
 
 /// An append of so many bytes, a producer's batch or a single record, gets a segment row of its own. What is packed of smaller ones
 /// stays in the commit's journal row whatever its size: one row a commit costs half of what a row a batch does.
@@ -69,19 +69,9 @@ impl Commit {
     }
 
     fn add_segment(&mut self, entry: BatchEntry, bytes: Bytes, ops: &mut Vec<Op>) {
-        let (partition, base_offset) = (entry.partition, entry.base_offset);
-        ops.push(Op::put(
-            Map::Segments,
-            partition.segment(base_offset),
-            entry.encode_segment(),
-        ));
-        for (i, piece) in cut(vec![bytes.clone()]).into_iter().enumerate() {
-            ops.push(Op {
-                map: Map::SegmentData,
-                key: partition.segment_piece(base_offset, i),
-                change: Change::Put(piece),
-            });
-        }
+        let key = entry.partition.segment(entry.base_offset);
+        let body = vec![bytes.clone()];
+        ops.push(Op::put_long(Map::Segments, key, entry.encode_segment(), body));
         self.stored.push(Stored {
             entry,
             row: SEGMENT,
@@ -92,11 +82,12 @@ impl Commit {
 
     fn add_row(&mut self, small: Vec<(BatchEntry, Bytes)>, number: u64, now: Now, ops: &mut Vec<Op>) {
         let entries: Vec<BatchEntry> = small.iter().map(|(entry, _)| *entry).collect();
+        let live = entries.len() as u32;
+        let body = small.iter().map(|(_, bytes)| bytes.clone()).collect();
         let directory = Directory::encode(&entries, now.wall_ms);
-        let mut at = directory.len();
-        let mut slices = vec![directory];
+        ops.push(Op::put_long(Map::Journal, journal_key(number), directory, body));
+        let mut at = 0;
         for (entry, bytes) in small {
-            slices.push(bytes.clone());
             let begins = at as u32;
             at += bytes.len();
             self.stored.push(Stored {
@@ -106,18 +97,7 @@ impl Commit {
                 bytes,
             });
         }
-        for (i, piece) in cut(slices).into_iter().enumerate() {
-            ops.push(Op {
-                map: Map::Journal,
-                key: journal_key(number, i),
-                change: Change::Put(piece),
-            });
-        }
-        self.row = Some(Row {
-            number,
-            bytes: at as u32,
-            live: entries.len() as u32,
-        });
+        self.row = Some(Row { number, live });
     }
 
     /// It is durable: memory learns of it.

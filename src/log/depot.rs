@@ -3,9 +3,10 @@
 //! ```text
 //! LOCK                          locked by the process that serves it, whose pid is in it
 //! headwater.redb                the database
-//! headwater.ring                its newest commits (`ringed`): the one is not whole without the other
+//! headwater.ring                its newest commits (`ringed`)
+//! headwater.data/               its batches (`bodies`), in numbered files: none of the three is whole without the others
 //! headwater.redb.new            a database in the making, and its ring; never opened, removed at the next start
-//! headwater.redb.damaged-N      the N-th database that was set aside, and its ring; never touched again
+//! headwater.redb.damaged-N      the N-th database that was set aside, its ring and its batches; never touched again
 //! GENERATION                    how many databases were set aside, also when those files are gone
 //! ```
 
@@ -21,12 +22,15 @@ use super::layout::{FORMAT, Fields, damaged};
 use super::redb::RedbStore;
 use super::ring::{RING_BYTES, RING_BYTES_MAX, Ring};
 use super::ringed::{RingedStore, new_ring};
+use super::shelf::{Folder, ReadOnlyFolder};
 use super::store::{Map, Op, Store, StoreError, of_io};
 
 /// Name of the database.
 pub const DATABASE: &str = "headwater.redb";
 /// Name of its ring.
 pub const RING: &str = "headwater.ring";
+/// Name of the folder of its batches.
+pub const DATA: &str = "headwater.data";
 const LOCK: &str = "LOCK";
 const GENERATION: &str = "GENERATION";
 
@@ -195,6 +199,28 @@ impl Directory {
         finish().map_err(|error| io(&error))
     }
 
+    /// Puts files away under the next generation's number, in this order; those that are not there are not missed. Gives where the
+    /// last one is.
+    fn put_aside(&self, names: &[&str]) -> Result<PathBuf, IoError> {
+        let generation = self.generation() + 1;
+        let count = self.path.join(format!("{GENERATION}.new"));
+        // The count first: a crash between the two leaves a gap in the numbers, never a number given twice.
+        let mut file = File::create(&count)?;
+        file.write_all(format!("{generation}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&count, self.path.join(GENERATION))?;
+        self.sync()?;
+        let mut aside = PathBuf::new();
+        for name in names {
+            aside = self.path.join(format!("{name}.damaged-{generation}"));
+            match fs::rename(self.path.join(name), &aside) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => self.sync()?,
+            }
+        }
+        Ok(aside)
+    }
+
     /// New for every ring, and known to nobody outside.
     fn ring_id(&self) -> [u8; 16] {
         let mut id = self.ring_seed;
@@ -215,7 +241,13 @@ impl Depot for Directory {
         match fs::metadata(&path) {
             Ok(found) if found.len() == 0 => return Err(damaged("the database is an empty file")),
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => self.create()?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if self.path.join(DATA).exists() {
+                    // Batches whose database is gone: nothing is written among them.
+                    self.put_aside(&[DATA]).map_err(|error| io(&error))?;
+                }
+                self.create()?;
+            }
             Err(error) => return Err(io(&error)),
         }
         let file = OpenOptions::new().read(true).write(true).open(&path);
@@ -224,37 +256,19 @@ impl Depot for Directory {
         let database = RedbStore::open(FileDisk(file), self.cache_bytes, verify)?;
         // Before the ring is looked at: a newer one may look different.
         let identity = identity(&database)?;
-        let store = RingedStore::open(database, ring, RING_BYTES_MAX)?;
+        let store = RingedStore::open(database, ring, Folder::new(self.path.join(DATA)), RING_BYTES_MAX)?;
         Ok((Box::new(store), identity))
     }
 
     fn set_aside(&self) -> Result<String, StoreError> {
-        let generation = self.generation() + 1;
-        let aside = self.path.join(format!("{DATABASE}.damaged-{generation}"));
-        let ring_aside = self.path.join(format!("{RING}.damaged-{generation}"));
-        let count = self.path.join(format!("{GENERATION}.new"));
-        let put = || {
-            // The count first: a crash between the two leaves a gap in the numbers, never a number given twice.
-            let mut file = File::create(&count)?;
-            file.write_all(format!("{generation}\n").as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&count, self.path.join(GENERATION))?;
-            self.sync()?;
-            // The ring first: a database without one is damaged, whatever it holds.
-            match fs::rename(self.path.join(RING), &ring_aside) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => self.sync()?,
-            }
-            fs::rename(self.database(), &aside)?;
-            self.sync()
-        };
-        put().map_err(|error| io(&error))?;
+        // The database last: without its ring it is damaged, whatever it holds.
+        let aside = self.put_aside(&[RING, DATA, DATABASE]).map_err(|error| io(&error))?;
         Ok(aside.display().to_string())
     }
 }
 
 /// A store to look at: what is written goes nowhere.
-pub type Looked = RingedStore<RedbStore, CopyOnWriteDisk>;
+pub type Looked = RingedStore<RedbStore, CopyOnWriteDisk, ReadOnlyFolder>;
 
 /// The store of a directory as its next opening would find it. Checks every page if `verify` says so.
 pub fn look(path: &Path, cache_bytes: usize, verify: bool) -> Result<Looked, StoreError> {
@@ -266,7 +280,8 @@ pub fn look(path: &Path, cache_bytes: usize, verify: bool) -> Result<Looked, Sto
     let ring = open(RING).map_err(|error| ring_gone(&error))?;
     let database = RedbStore::open(file, cache_bytes, verify)?;
     identity(&database)?;
-    RingedStore::open(database, ring, RING_BYTES_MAX)
+    let shelf = ReadOnlyFolder(Folder::new(path.join(DATA)));
+    Ok(RingedStore::open(database, ring, shelf, RING_BYTES_MAX)?.only_looks())
 }
 
 fn ring_gone(error: &IoError) -> StoreError {
@@ -309,15 +324,15 @@ pub fn set_aside(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What a store says of itself; refuses one of a newer format.
+/// What a store says of itself; refuses one of another format.
 pub fn identity(store: &dyn Store) -> Result<Identity, StoreError> {
     let meta = |key: &[u8]| {
         let value = store.point(Map::Meta, key)?;
         value.ok_or_else(|| damaged(format!("it does not say its {}", String::from_utf8_lossy(key))))
     };
     let found = Fields(&meta(META_FORMAT)?).u32()?;
-    if found > FORMAT {
-        return Err(StoreError::Newer { found, known: FORMAT });
+    if found != FORMAT {
+        return Err(StoreError::Format { found, known: FORMAT });
     }
     let store_id = meta(META_STORE_ID)?.try_into();
     Ok(Identity {

@@ -27,6 +27,10 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn extend(&self, len: u64) -> Result<()> {
         self.set_len(len)
     }
+    /// Gives the space behind whole blocks back: they read as zeroes, if they are read at all.
+    fn punch(&self, _offset: u64, _len: u64) -> Result<()> {
+        Ok(())
+    }
     /// Makes durable what was written before.
     fn sync(&self) -> Result<()>;
     /// Writes all of it and makes that durable.
@@ -61,6 +65,14 @@ impl Disk for FileDisk {
         match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => self.set_len(len),
             allocated => Ok(allocated?),
+        }
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&self.0, how, offset, len) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+            punched => Ok(punched?),
         }
     }
 
@@ -138,6 +150,10 @@ impl Disk for DirectDisk {
 
     fn extend(&self, len: u64) -> Result<()> {
         self.file.extend(len)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        self.file.punch(offset, len)
     }
 
     fn sync(&self) -> Result<()> {

@@ -1,5 +1,6 @@
 //! A store in memory that fails when it is told to: for tests, here and in the rooms above.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -151,6 +152,10 @@ impl Store for FaultyStore {
 
     fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.store.point(map, key)
+    }
+
+    fn body(&self, map: Map, key: &[u8], range: Range<usize>) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.body(map, key, range)
     }
 
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {

@@ -2,12 +2,14 @@
 //! keys sort as numbers do.
 //!
 //! ```text
-//! journal row      crc-32c u32 of the rest of the directory | entries u32 | append time ms i64 | row bytes u32 |
+//! journal key      row u64
+//! journal head     crc-32c u32 of the rest | entries u32 | append time ms i64 | body bytes u32 |
 //!                  entries x (topic key u32, partition u32, base offset u64, records u32, bytes u32, max timestamp i64,
-//!                             leader epoch i32) | the batches, in the same order
-//! journal key      row u64 | piece u16
-//! segment key      topic key u32 | partition u32 | base offset u64            (segment_data: | piece u16)
-//! segment value    crc-32c u32 of the rest | records u32 | bytes u32 | max timestamp i64 | append time ms i64 | leader epoch i32
+//!                             leader epoch i32)
+//! journal body     the batches, in the same order
+//! segment key      topic key u32 | partition u32 | base offset u64
+//! segment head     crc-32c u32 of the rest | records u32 | bytes u32 | max timestamp i64 | append time ms i64 | leader epoch i32
+//! segment body     the batch
 //! partition key    topic key u32 | partition u32                              value: log start offset u64
 //! ```
 
@@ -16,17 +18,12 @@ use bytes::Bytes;
 use super::store::StoreError;
 
 /// The format written here; a store of a newer one is refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
-/// Bytes of a journal row before its entries.
-pub const ROW_HEAD_BYTES: usize = 20;
+/// Bytes of a directory before its entries.
+pub const HEAD_BYTES: usize = 20;
 /// Bytes of one entry.
 pub const ENTRY_BYTES: usize = 36;
-/// Largest piece of a row: `4096 << PIECE_SHIFT_MAX` less `PIECE_SLACK_BYTES`.
-const PIECE_SHIFT_MAX: u32 = 6;
-/// What a page of the store needs beside key and value: a larger piece would take a page of twice the size.
-const PIECE_SLACK_BYTES: usize = 32;
-const PAGE_BYTES: usize = 4096;
 
 /// A partition, by numbers that are never given twice in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,11 +48,6 @@ impl PartitionKey {
         [&self.bytes()[..], &base_offset.to_be_bytes()].concat()
     }
 
-    /// Key in `Map::SegmentData`.
-    pub fn segment_piece(self, base_offset: u64, piece: usize) -> Vec<u8> {
-        [&self.segment(base_offset)[..], &piece_number(piece)].concat()
-    }
-
     /// Key in `Map::Producers`.
     pub fn producer(self, producer_id: i64) -> Vec<u8> {
         [&self.bytes()[..], &producer_id.to_be_bytes()].concat()
@@ -70,14 +62,8 @@ impl PartitionKey {
 }
 
 /// Key in `Map::Journal`.
-pub fn journal_key(row: u64, piece: usize) -> Vec<u8> {
-    [&row.to_be_bytes()[..], &piece_number(piece)].concat()
-}
-
-fn piece_number(piece: usize) -> [u8; 2] {
-    u16::try_from(piece)
-        .expect("a commit has far fewer pieces")
-        .to_be_bytes()
+pub fn journal_key(row: u64) -> [u8; 8] {
+    row.to_be_bytes()
 }
 
 /// What a journal's directory or a segment's row says of one batch.
@@ -102,27 +88,21 @@ pub struct BatchEntry {
 /// The directory of a journal row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
-    /// Bytes of the whole row.
-    pub row_bytes: usize,
+    /// Bytes of all its batches.
+    pub body_bytes: usize,
     /// Its batches, in the order of their bytes.
     pub entries: Vec<BatchEntry>,
 }
 
 impl Directory {
-    /// Bytes before the first batch.
-    pub fn bytes(entries: usize) -> usize {
-        ROW_HEAD_BYTES + entries * ENTRY_BYTES
-    }
-
     /// Writes the directory of a row.
     pub fn encode(entries: &[BatchEntry], append_ms: i64) -> Bytes {
-        let head = Self::bytes(entries.len());
-        let row = head + entries.iter().map(|entry| entry.bytes as usize).sum::<usize>();
-        let mut out = Vec::with_capacity(head);
+        let body = entries.iter().map(|entry| entry.bytes as usize).sum::<usize>();
+        let mut out = Vec::with_capacity(HEAD_BYTES + entries.len() * ENTRY_BYTES);
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&(entries.len() as u32).to_be_bytes());
         out.extend_from_slice(&append_ms.to_be_bytes());
-        out.extend_from_slice(&(row as u32).to_be_bytes());
+        out.extend_from_slice(&(body as u32).to_be_bytes());
         for entry in entries {
             out.extend_from_slice(&entry.partition.bytes());
             out.extend_from_slice(&entry.base_offset.to_be_bytes());
@@ -136,28 +116,20 @@ impl Directory {
         out.into()
     }
 
-    /// Bytes that `decode` needs, from a row's first bytes.
-    pub fn bytes_needed(row: &[u8]) -> Result<usize, StoreError> {
-        let mut fields = Fields(row);
-        fields.u32()?;
-        let entries = fields.u32()? as usize;
-        Ok(Self::bytes(entries))
-    }
-
-    /// Reads the directory from a row's beginning.
-    pub fn decode(row: &[u8]) -> Result<Self, StoreError> {
-        let needed = Self::bytes_needed(row)?;
-        let Some(directory) = row.get(..needed) else {
-            return Err(damaged("a journal row ends inside of its directory"));
-        };
+    /// Reads a directory.
+    pub fn decode(directory: &[u8]) -> Result<Self, StoreError> {
         let mut fields = Fields(directory);
-        if fields.u32()? != crc32c::crc32c(&directory[4..]) {
+        let crc = fields.u32()?;
+        if crc != crc32c::crc32c(fields.0) {
             return Err(damaged("the checksum of a journal row's directory is wrong"));
         }
-        let count = fields.u32()?;
+        let count = fields.u32()? as usize;
         let append_ms = fields.i64()?;
-        let row_bytes = fields.u32()? as usize;
-        let mut entries = Vec::with_capacity(count as usize);
+        let body_bytes = fields.u32()? as usize;
+        if fields.0.len() != count.saturating_mul(ENTRY_BYTES) {
+            return Err(damaged("the directory of a journal row has another length than it says"));
+        }
+        let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
             entries.push(BatchEntry {
                 partition: PartitionKey {
@@ -172,7 +144,10 @@ impl Directory {
                 leader_epoch: fields.u32()? as i32,
             });
         }
-        Ok(Self { row_bytes, entries })
+        if entries.iter().map(|entry| entry.bytes as usize).sum::<usize>() != body_bytes {
+            return Err(damaged("the directory of a journal row does not add up"));
+        }
+        Ok(Self { body_bytes, entries })
     }
 }
 
@@ -209,43 +184,6 @@ impl BatchEntry {
             leader_epoch: fields.u32()? as i32,
         })
     }
-}
-
-/// Sizes of the pieces that a value of `total` bytes is cut to, so that each but the last fills a page of the store.
-pub fn pieces(total: usize) -> Vec<usize> {
-    let mut sizes = Vec::new();
-    let mut rest = total;
-    while rest > 0 {
-        let fits = |shift: &u32| (PAGE_BYTES << shift) - PIECE_SLACK_BYTES <= rest;
-        let size = match (0..=PIECE_SHIFT_MAX).rev().find(fits) {
-            Some(shift) => (PAGE_BYTES << shift) - PIECE_SLACK_BYTES,
-            None => rest,
-        };
-        sizes.push(size);
-        rest -= size;
-    }
-    sizes
-}
-
-/// Cuts slices that lie one behind the other to pieces, without copying.
-pub fn cut(slices: Vec<Bytes>) -> Vec<Vec<Bytes>> {
-    let total = slices.iter().map(Bytes::len).sum();
-    let mut slices = slices.into_iter();
-    let mut rest = Bytes::new();
-    let mut out = Vec::new();
-    for mut wanted in pieces(total) {
-        let mut piece = Vec::new();
-        while wanted > 0 {
-            if rest.is_empty() {
-                rest = slices.next().expect("the pieces add up to the slices");
-            }
-            let taken = rest.split_to(wanted.min(rest.len()));
-            wanted -= taken.len();
-            piece.push(taken);
-        }
-        out.push(piece);
-    }
-    out
 }
 
 /// Reads numbers from the front of bytes.
@@ -286,16 +224,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_fill_pages_and_add_up() {
-        for total in [0, 1, 4064, 4065, 10_000, 69_000, 1 << 20, 3_000_001] {
-            let sizes = pieces(total);
-            assert_eq!(sizes.iter().sum::<usize>(), total);
-            let full = |size: &usize| (size + PIECE_SLACK_BYTES).is_power_of_two();
-            assert!(sizes.iter().rev().skip(1).all(full), "{total}: {sizes:?}");
-        }
-    }
-
-    #[test]
     fn a_directory_reads_back_and_a_flipped_bit_is_found() {
         let entry = |partition, base_offset| BatchEntry {
             partition: PartitionKey { topic: 3, partition },
@@ -310,7 +238,7 @@ mod tests {
         let mut row = Directory::encode(&entries, 99).to_vec();
         let directory = Directory::decode(&row).unwrap();
         assert_eq!(directory.entries, entries);
-        assert_eq!(directory.row_bytes, row.len() + 1400);
+        assert_eq!(directory.body_bytes, 1400);
         row[30] ^= 1;
         assert!(matches!(Directory::decode(&row), Err(StoreError::Damaged(_))));
     }

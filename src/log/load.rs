@@ -32,7 +32,7 @@ pub(super) struct Loaded {
 pub(super) enum Garbage {
     /// A journal row.
     Row(u64),
-    /// A segment: where, and how many pieces it has.
+    /// A segment.
     Segment(PartitionKey, u64),
     /// Partition rows and producers of a topic that is gone.
     Topic(u32),
@@ -97,55 +97,33 @@ fn load_topics(store: &dyn Store, rules: &Rules, loaded: &mut Loaded) -> Result<
 /// A batch, its row (or `SEGMENT`) and where it begins in there.
 type Placed = (BatchEntry, u64, u32);
 
-/// Calls `each` with the number and directory of every journal row; reads no further into a row than its directory.
+/// Calls `each` with the number and directory of every journal row.
 pub(super) fn directories(
     store: &dyn Store,
     each: &mut dyn FnMut(u64, Result<Directory, StoreError>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let mut part: Vec<u8> = Vec::new();
-    let mut done = None;
-    store.scan(Map::Journal, &[], None, &mut |key, value| {
-        let number = Fields(key).u64()?;
-        if done == Some(number) {
-            return Ok(true);
-        }
-        if key.ends_with(&[0, 0]) {
-            part.clear();
-        }
-        part.extend_from_slice(value);
-        let complete = Directory::bytes_needed(&part).is_ok_and(|needed| part.len() >= needed);
-        if complete {
-            done = Some(number);
-            each(number, Directory::decode(&part))?;
-        }
+    store.scan(Map::Journal, &[], None, &mut |key, head| {
+        each(Fields(key).u64()?, Directory::decode(head))?;
         Ok(true)
     })
 }
 
 fn load_journal(store: &dyn Store, loaded: &mut Loaded, batches: &mut Vec<Placed>) -> Result<(), StoreError> {
     directories(store, &mut |number, directory| {
-        let directory = directory?;
-        let mut at = Directory::bytes(directory.entries.len());
-        let mut live = 0;
-        for entry in &directory.entries {
+        let (mut at, mut live) = (0, 0);
+        for entry in directory?.entries {
             if loaded.state.partition(entry.partition).is_some() {
-                batches.push((*entry, number, at as u32));
+                batches.push((entry, number, at));
                 live += 1;
             }
-            at += entry.bytes as usize;
-        }
-        if at != directory.row_bytes {
-            return Err(damaged(format!(
-                "journal row {number} has a directory that does not add up"
-            )));
+            at += entry.bytes;
         }
         loaded.row_next = number + 1;
         if live == 0 {
             loaded.garbage.push(Garbage::Row(number));
             return Ok(());
         }
-        let bytes = directory.row_bytes as u32;
-        loaded.state.rows.push_back(Row { number, bytes, live });
+        loaded.state.rows.push_back(Row { number, live });
         Ok(())
     })
 }

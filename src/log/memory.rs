@@ -1,13 +1,14 @@
 //! The store in memory: for tests of the rooms above, and the model that the real one is checked against.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::depot::{Depot, Identity};
 use super::store::{Change, Each, Map, Op, Store, StoreError};
 
-type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Values and bodies.
+type Entries = BTreeMap<Vec<u8>, (Vec<u8>, Vec<u8>)>;
 
 /// The depot of a store in memory. Opened again it gives the same store, as a disk would.
 #[derive(Debug, Default)]
@@ -53,7 +54,10 @@ impl Store for Arc<MemoryStore> {
             let map = maps.entry(op.map).or_default();
             match &op.change {
                 Change::Put(slices) => {
-                    map.insert(op.key.clone(), slices.concat());
+                    map.insert(op.key.clone(), (slices.concat(), Vec::new()));
+                }
+                Change::PutLong { head, body } => {
+                    map.insert(op.key.clone(), (head.to_vec(), body.concat()));
                 }
                 Change::Delete => {
                     map.remove(&op.key);
@@ -69,15 +73,21 @@ impl Store for Arc<MemoryStore> {
         Ok(())
     }
 
+    fn body(&self, map: Map, key: &[u8], range: Range<usize>) -> Result<Option<Vec<u8>>, StoreError> {
+        let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
+        let found = maps.get(&map).and_then(|map| map.get(key));
+        Ok(found.and_then(|(_, body)| body.get(range)).map(<[u8]>::to_vec))
+    }
+
     fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(maps.get(&map).and_then(|map| map.get(key)).cloned())
+        Ok(maps.get(&map).and_then(|map| map.get(key)).map(|(value, _)| value.clone()))
     }
 
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
         let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
         let Some(map) = maps.get(&map) else { return Ok(()) };
-        for (key, value) in between(map, from, until) {
+        for (key, (value, _)) in between(map, from, until) {
             if !each(key, value)? {
                 break;
             }
@@ -90,7 +100,7 @@ fn between<'a>(
     map: &'a Entries,
     from: &[u8],
     until: Option<&[u8]>,
-) -> Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Vec<u8>)> + 'a> {
+) -> Box<dyn Iterator<Item = (&'a Vec<u8>, &'a (Vec<u8>, Vec<u8>))> + 'a> {
     if until.is_some_and(|until| until <= from) {
         return Box::new(std::iter::empty());
     }

@@ -4,6 +4,7 @@
 //! are tickets done and wakers woken. The log starts no thread and reads no clock: `net` runs `Writer::run` (twice), `Reader::run`
 //! and `Checkpointer::run` on threads of their own and passes time in. Without them (`Log::inline`) everything happens on the caller's thread, for tests.
 
+mod bodies;
 mod check;
 mod checkpoint;
 mod commit;
@@ -32,6 +33,7 @@ mod ring;
 mod ringed;
 mod sealed;
 mod shared;
+mod shelf;
 mod state;
 mod store;
 mod submission;

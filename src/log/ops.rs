@@ -1,6 +1,7 @@
 //! The operations of a commit as the body of a record of the ring. Little-endian:
 //! ```text
-//! operations u32, then for each: map u8 | what u8 (0 put, 1 delete, 2 delete until) | key bytes u32 | key | value bytes u32 | value
+//! operations u32, then for each: map u8 | what u8 (0 put, 1 delete, 2 delete until, 3 put with a body) | key bytes u32 | key
+//!     | value bytes u32 | value | with a body: body bytes u32 | body
 //! ```
 //! The value of a put is what is stored, of "delete until" the key that stays.
 
@@ -11,12 +12,27 @@ use super::store::{Change, Map, Op, StoreError};
 
 /// Bytes that the operations take.
 pub(super) fn encoded_bytes(ops: &[Op]) -> usize {
-    4 + ops.iter().map(|op| 10 + op.key.len() + value_bytes(op)).sum::<usize>()
+    4 + ops
+        .iter()
+        .map(|op| 10 + op.key.len() + value_bytes(op) + body(op).map_or(0, |body| 4 + total(body)))
+        .sum::<usize>()
+}
+
+fn total(slices: &[Bytes]) -> usize {
+    slices.iter().map(Bytes::len).sum()
+}
+
+fn body(op: &Op) -> Option<&[Bytes]> {
+    match &op.change {
+        Change::PutLong { body, .. } => Some(body),
+        _ => None,
+    }
 }
 
 fn value_bytes(op: &Op) -> usize {
     match &op.change {
-        Change::Put(slices) => slices.iter().map(Bytes::len).sum(),
+        Change::Put(slices) => total(slices),
+        Change::PutLong { head, .. } => head.len(),
         Change::Delete => 0,
         Change::DeleteUntil(until) => until.len(),
     }
@@ -30,6 +46,7 @@ pub(super) fn encode(ops: &[Op], out: &mut Vec<u8>) {
             Change::Put(_) => 0,
             Change::Delete => 1,
             Change::DeleteUntil(_) => 2,
+            Change::PutLong { .. } => 3,
         };
         out.extend_from_slice(&[op.map.number(), what]);
         out.extend_from_slice(&(op.key.len() as u32).to_le_bytes());
@@ -39,6 +56,11 @@ pub(super) fn encode(ops: &[Op], out: &mut Vec<u8>) {
             Change::Put(slices) => slices.iter().for_each(|slice| out.extend_from_slice(slice)),
             Change::Delete => {}
             Change::DeleteUntil(until) => out.extend_from_slice(until),
+            Change::PutLong { head, body } => {
+                out.extend_from_slice(head);
+                out.extend_from_slice(&(total(body) as u32).to_le_bytes());
+                body.iter().for_each(|slice| out.extend_from_slice(slice));
+            }
         }
     }
 }
@@ -60,6 +82,10 @@ pub(super) fn decode(body: Vec<u8>) -> Result<Vec<Op>, StoreError> {
             0 => Change::Put(vec![value]),
             1 => Change::Delete,
             2 => Change::DeleteUntil(value.to_vec()),
+            3 => Change::PutLong {
+                head: value,
+                body: vec![part(&mut rest)?],
+            },
             other => return Err(unknown("change", other)),
         };
         let key = key.to_vec();

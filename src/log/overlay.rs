@@ -7,7 +7,20 @@ use bytes::Bytes;
 
 use super::store::{Change, Map, Op};
 
-type Slices = Vec<Bytes>;
+/// What was put.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Value {
+    /// The value.
+    pub(super) head: Vec<Bytes>,
+    /// Its body.
+    pub(super) body: Vec<Bytes>,
+}
+
+impl Value {
+    fn bytes(&self) -> usize {
+        self.head.iter().chain(&self.body).map(Bytes::len).sum()
+    }
+}
 
 /// Changes of several commits; of two of the same key the newer one is kept.
 #[derive(Debug, Default)]
@@ -21,7 +34,7 @@ pub(super) struct Overlay {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layer {
     /// The value of a key; `None` when it is gone.
-    entries: BTreeMap<Vec<u8>, Option<Slices>>,
+    entries: BTreeMap<Vec<u8>, Option<Value>>,
     /// Ranges in which nothing is there but `entries`, which are newer; they do not overlap.
     gone: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -29,7 +42,7 @@ pub(super) struct Layer {
 /// What an overlay says of a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Says<'a> {
-    Value(&'a Slices),
+    Value(&'a Value),
     Gone,
     Nothing,
 }
@@ -49,8 +62,16 @@ impl Overlay {
         self.bytes += op.key.len();
         match &op.change {
             Change::Put(slices) => {
-                self.bytes += slices.iter().map(Bytes::len).sum::<usize>();
-                layer.entries.insert(op.key.clone(), Some(slices.clone()));
+                let head = slices.clone();
+                let value = Value { head, body: Vec::new() };
+                self.bytes += value.bytes();
+                layer.entries.insert(op.key.clone(), Some(value));
+            }
+            Change::PutLong { head, body } => {
+                let (head, body) = (vec![head.clone()], body.clone());
+                let value = Value { head, body };
+                self.bytes += value.bytes();
+                layer.entries.insert(op.key.clone(), Some(value));
             }
             Change::Delete => {
                 layer.entries.insert(op.key.clone(), None);
@@ -76,27 +97,9 @@ impl Overlay {
         }
     }
 
-    /// Everything as operations that have the same effect.
-    pub(super) fn ops(&self) -> Vec<Op> {
-        let mut ops = Vec::new();
-        for (map, layer) in &self.maps {
-            let op = |key: &Vec<u8>, change| Op {
-                map: *map,
-                key: key.clone(),
-                change,
-            };
-            ops.extend(
-                layer
-                    .gone
-                    .iter()
-                    .map(|(key, until)| op(key, Change::DeleteUntil(until.clone()))),
-            );
-            ops.extend(layer.entries.iter().map(|(key, value)| {
-                let change = value.clone().map_or(Change::Delete, Change::Put);
-                op(key, change)
-            }));
-        }
-        ops
+    /// What it changes, map by map.
+    pub(super) fn layers(&self) -> impl Iterator<Item = (Map, &Layer)> {
+        self.maps.iter().map(|(map, layer)| (*map, layer))
     }
 }
 
@@ -115,8 +118,13 @@ impl Layer {
         }
     }
 
+    /// Ranges that are gone but for `entries`, and these.
+    pub(super) fn parts(&self) -> (&BTreeMap<Vec<u8>, Vec<u8>>, &BTreeMap<Vec<u8>, Option<Value>>) {
+        (&self.gone, &self.entries)
+    }
+
     /// Keys of the range with their values, in order; those that are gone as `None`.
-    pub(super) fn into_entries(self) -> (impl Iterator<Item = (Vec<u8>, Option<Slices>)>, Gone) {
+    pub(super) fn into_entries(self) -> (impl Iterator<Item = (Vec<u8>, Option<Value>)>, Gone) {
         (self.entries.into_iter(), Gone(self.gone))
     }
 

@@ -210,6 +210,8 @@ impl Queue {
             ..until
         };
         let mut waiting = self.sleep(waiting, until, None);
+        // A large one that may go goes: what waits is the next one's.
+        let bytes_max = if lane == Lane::Beside && waiting.has(lane) { 0 } else { bytes_max };
         let gathered = self.take(&mut waiting, bytes_max, false);
         let turn = waiting.has(lane).then(|| waiting.begin());
         More { gathered, turn }

@@ -11,7 +11,7 @@ use crate::model::batch::Batch;
 use crate::model::{Code, Offset, Partition, Topic};
 
 use super::desk::storage;
-use super::layout::{self, PartitionKey, journal_key};
+use super::layout::{PartitionKey, journal_key};
 use super::partition::{Indexed, PartitionLog, SEGMENT};
 use super::shared::Shared;
 use super::state::State;
@@ -185,19 +185,17 @@ fn read_cold(shared: &Shared, request: &ReadRequest) -> Result<ReadBatches, Refu
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let (key, bounds, places, row_bytes) = {
+        let (key, bounds, places) = {
             let state = shared.read_state();
             let (topic, log) = partition(&state, &request.topic, request.partition)?;
             if let Some(read) = read_hot(log, request)? {
                 return Ok(read);
             }
             let places = log.places(request.from.0, request.bytes_max);
-            let row_bytes: Vec<usize> = places.iter().map(|place| row_bytes(&state, place)).collect();
             let partition = request.partition.0;
-            (PartitionKey { topic, partition }, log.bounds(), places, row_bytes)
+            (PartitionKey { topic, partition }, log.bounds(), places)
         };
-        let all = places.iter().zip(&row_bytes);
-        let read: Result<Vec<Bytes>, Missing> = all.map(|(place, row)| stored(shared, key, place, *row)).collect();
+        let read: Result<Vec<Bytes>, Missing> = places.iter().map(|place| stored(shared, key, place)).collect();
         match read {
             Ok(batches) => {
                 let offset_next = Offset(places.last().map_or(request.from.0, Indexed::offset_next));
@@ -246,16 +244,9 @@ fn moved(shared: &Shared, request: &ReadRequest, log_start: Offset) -> bool {
     partition(&state, &request.topic, request.partition).map_or(true, |(_, log)| log.log_start != log_start.0)
 }
 
-pub(super) fn row_bytes(state: &State, place: &Indexed) -> usize {
-    match place.row {
-        SEGMENT => place.bytes as usize,
-        row => state.row_bytes(row).unwrap_or_default(),
-    }
-}
-
 /// A batch's bytes with their CRC checked: what a flipped bit on the disk made of them is never served.
-fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed, row_bytes: usize) -> Result<Bytes, Missing> {
-    let bytes = shared.lend(|store| match bytes_of(store, partition, place, row_bytes) {
+fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed) -> Result<Bytes, Missing> {
+    let bytes = shared.lend(|store| match bytes_of(store, partition, place) {
         Err(Missing::Store(error)) => Err(error),
         other => Ok(other),
     })??;
@@ -269,43 +260,19 @@ fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed, row_bytes: 
     }
 }
 
-/// The bytes of one batch out of its row: only the pieces that hold it are read.
-pub(super) fn bytes_of(
-    store: &dyn Store,
-    partition: PartitionKey,
-    place: &Indexed,
-    row_bytes: usize,
-) -> Result<Bytes, Missing> {
-    let (first, until) = (place.at as usize, place.at as usize + place.bytes as usize);
-    let mut out = Vec::with_capacity(place.bytes as usize);
-    let mut begins = 0;
-    for (number, size) in layout::pieces(row_bytes).into_iter().enumerate() {
-        let ends = begins + size;
-        if ends > first && begins < until {
-            let (map, key) = match place.row {
-                SEGMENT => (Map::SegmentData, partition.segment_piece(place.base_offset, number)),
-                row => (Map::Journal, journal_key(row, number)),
-            };
-            let piece = store.point(map, &key)?.unwrap_or_default();
-            out.extend_from_slice(
-                piece
-                    .get(first.saturating_sub(begins)..until.min(ends) - begins)
-                    .unwrap_or_default(),
-            );
-        }
-        begins = ends;
-    }
-    if out.len() != place.bytes as usize {
-        return Err(Missing::Batch(format!(
-            "the batch at {} is not whole",
-            place.base_offset
-        )));
-    }
-    Ok(out.into())
+/// The bytes of one batch out of its row.
+pub(super) fn bytes_of(store: &dyn Store, partition: PartitionKey, place: &Indexed) -> Result<Bytes, Missing> {
+    let range = place.at as usize..place.at as usize + place.bytes as usize;
+    let read = match place.row {
+        SEGMENT => store.body(Map::Segments, &partition.segment(place.base_offset), range)?,
+        row => store.body(Map::Journal, &journal_key(row), range)?,
+    };
+    let missing = || Missing::Batch(format!("the batch at {} is not there", place.base_offset));
+    read.map(Bytes::from).ok_or_else(missing)
 }
 
 fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Refused> {
-    let (key, place, row_bytes, log_start) = {
+    let (key, place, log_start) = {
         let state = shared.read_state();
         let (topic, log) = partition(&state, &request.topic, request.partition)?;
         let Some(place) = log.place_of_time(request.timestamp_ms) else {
@@ -315,11 +282,10 @@ fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Ref
         (
             PartitionKey { topic, partition },
             place,
-            row_bytes(&state, &place),
             log.log_start,
         )
     };
-    let bytes = stored(shared, key, &place, row_bytes).map_err(|error| unreadable(shared, error))?;
+    let bytes = stored(shared, key, &place).map_err(|error| unreadable(shared, error))?;
     let records = Batch::parse_trusted(bytes).and_then(|batch| batch.records(INFLATE_BYTES_MAX));
     let records = records.map_err(|error| Refused::new(Code::CorruptBatch, error.to_string()))?;
     let at = |(offset, record): &(Offset, crate::model::Record)| {

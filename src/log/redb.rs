@@ -5,7 +5,7 @@
 
 use std::fmt::Debug;
 use std::io::Error as IoError;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -130,6 +130,10 @@ impl Store for RedbStore {
         })
     }
 
+    fn body(&self, _: Map, _: &[u8], _: Range<usize>) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(None)
+    }
+
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
         if until.is_some_and(|until| until <= from) {
             return Ok(());
@@ -174,6 +178,10 @@ fn apply(table: &mut ::redb::Table<'_, &'static [u8], &'static [u8]>, op: &Op) -
                 here.copy_from_slice(slice);
                 rest = behind;
             }
+        }
+        // Without a body: whoever stands above keeps those elsewhere.
+        Change::PutLong { head, .. } => {
+            table.insert(key, head.as_ref())?;
         }
         Change::Delete => {
             table.remove(key)?;

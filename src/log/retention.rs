@@ -8,7 +8,7 @@ use crate::model::{Code, Now, Partition, Topic};
 use super::Refused;
 use super::TopicSettings;
 use super::desk::{Desk, storage};
-use super::layout::PartitionKey;
+use super::layout::{PartitionKey, journal_key};
 use super::load::Garbage;
 use super::partition::{Indexed, PartitionLog};
 use super::producers::{EXPIRY_MS, Producer};
@@ -67,29 +67,19 @@ impl Due {
 }
 
 fn remove(garbage: &Garbage, ops: &mut Vec<Op>) {
-    let mut range = |map, key: Vec<u8>, until: Option<Vec<u8>>| {
-        // Keys end in a piece or a partition number that never reaches the last possible one.
-        let until = until.expect("a prefix with a number below its largest");
-        let change = Change::DeleteUntil(until);
-        ops.push(Op { map, key, change });
-    };
     match garbage {
-        Garbage::Row(number) => {
-            let key = number.to_be_bytes().to_vec();
-            let until = prefix_until(&key);
-            range(Map::Journal, key, until);
-        }
+        Garbage::Row(number) => ops.push(Op::delete(Map::Journal, journal_key(*number))),
         Garbage::Segment(partition, base_offset) => {
-            let key = partition.segment(*base_offset);
-            let until = prefix_until(&key);
-            range(Map::SegmentData, key.clone(), until);
-            ops.push(Op::delete(Map::Segments, key));
+            ops.push(Op::delete(Map::Segments, partition.segment(*base_offset)));
         }
         Garbage::Topic(topic) => {
             let key = topic.to_be_bytes().to_vec();
-            let until = prefix_until(&key);
-            range(Map::Partitions, key.clone(), until.clone());
-            range(Map::Producers, key, until);
+            // A topic key never reaches the last possible one.
+            let until = prefix_until(&key).expect("a prefix with a number below its largest");
+            for map in [Map::Partitions, Map::Producers] {
+                let (key, change) = (key.clone(), Change::DeleteUntil(until.clone()));
+                ops.push(Op { map, key, change });
+            }
         }
     }
 }

@@ -43,11 +43,7 @@ pub struct Record {
 impl Record {
     /// An empty one with room for a body, in the memory of one that is done with.
     pub fn renew(&mut self, body_bytes: usize) {
-        self.bytes.clear();
-        self.bytes.reserve(whole(body_bytes) as usize + BLOCK as usize);
-        // Where the place cannot be told the disk takes the long way.
-        let begins = self.bytes.as_ptr().align_offset(BLOCK as usize);
-        self.begins = if begins < BLOCK as usize { begins } else { 0 };
+        self.begins = aligned(&mut self.bytes, whole(body_bytes) as usize);
         self.bytes.resize(self.begins + HEADER, 0);
     }
 
@@ -260,6 +256,17 @@ impl<D: Disk> Ring<D> {
             (self.head + bytes <= *tail).then_some(self.head)
         }
     }
+}
+
+/// Empties a buffer and gives it room for so many bytes from a multiple of `BLOCK` in memory on; it is filled up to there.
+pub(super) fn aligned(buffer: &mut Vec<u8>, bytes: usize) -> usize {
+    buffer.clear();
+    buffer.reserve(bytes + BLOCK as usize);
+    // Where the place cannot be told the disk takes the long way.
+    let begins = buffer.as_ptr().align_offset(BLOCK as usize);
+    let begins = if begins < BLOCK as usize { begins } else { 0 };
+    buffer.resize(begins, 0);
+    begins
 }
 
 /// Writes a record to its place and makes it durable.

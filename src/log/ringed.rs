@@ -6,18 +6,25 @@
 //! the two always agree: what has a higher number is in the ring, what has not is in the database. Opening after a crash takes the
 //! records that the database lacks into memory, so that a full disk can be read; they are flushed before the next commit.
 //!
-//! A commit above `DIRECT_BYTES` goes to the database, with all that waits: writing it twice would cost more than it saves.
+//! A flush brings bodies to the data files (`bodies`) and only their places to the database.
+//!
+//! A commit above `DIRECT_BYTES` goes past the ring, with all that waits: writing it twice would cost more than it saves.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+
+use super::bodies::{Bodies, Extent, Ledger};
 use super::disk::Disk;
 use super::layout::{Fields, damaged};
 use super::ops;
 use super::overlay::{Layer, Overlay, Says};
 use super::ring::{self, Applied, RING_BYTES, Record, Ring};
-use super::store::{Begun, Each, Map, Op, Store, StoreError, of_io};
+use super::shelf::Shelf;
+use super::store::{Begun, Change, Each, Map, Op, Store, StoreError, of_io};
 
 /// Key in `Map::Meta`: number u64 and CRC u32 of the newest record whose changes are in the database.
 pub(super) const META_APPLIED: &[u8] = b"ring_applied";
@@ -32,13 +39,16 @@ const RECORD_BYTES_KEPT: usize = 256 << 10;
 
 /// A store over a ring.
 #[derive(Debug)]
-pub struct RingedStore<S: Store + Debug, D: Disk> {
+pub struct RingedStore<S: Store + Debug, D: Disk, F: Shelf> {
     database: S,
+    bodies: Bodies<F>,
     waiting: Mutex<Waiting>,
     log: Mutex<Log<D>>,
     ring_disk: Arc<D>,
     /// Held during a flush. Lock order: `log`, `flushing`, `waiting`.
-    flushing: Mutex<()>,
+    flushing: Mutex<Ledger>,
+    /// What waits is left as it is when the store is dropped.
+    only_looks: bool,
     /// After an error nothing is believed until the store was opened anew.
     dead: AtomicBool,
 }
@@ -75,9 +85,9 @@ pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
     ]
 }
 
-impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
-    /// Opens a ring over its database; it may grow to `ring_bytes_max`. Writes to neither.
-    pub fn open(database: S, ring: D, ring_bytes_max: u64) -> Result<Self, StoreError> {
+impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
+    /// Opens a ring over its database and their data files; it may grow to `ring_bytes_max`. Writes to none of them.
+    pub fn open(database: S, ring: D, shelf: F, ring_bytes_max: u64) -> Result<Self, StoreError> {
         let meta = |key: &[u8]| {
             let value = database.point(Map::Meta, key)?;
             value.ok_or_else(|| damaged("the database does not know its ring"))
@@ -101,14 +111,27 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
             applied,
             ..Waiting::default()
         };
+        let (bodies, ledger) = (Bodies::new(shelf), Ledger::load(&database)?);
+        for number in bodies.missing(&ledger).map_err(|error| of_io(&error))? {
+            tracing::error!(number, "a data file is missing: what was in it cannot be read");
+        }
         Ok(Self {
             database,
+            bodies,
+            only_looks: false,
             waiting: Mutex::new(waiting),
             ring_disk: ring.disk(),
             log: Mutex::new(Log { ring, spare, found }),
-            flushing: Mutex::new(()),
+            flushing: Mutex::new(ledger),
             dead: AtomicBool::new(false),
         })
+    }
+
+    /// What waits is not flushed when this is dropped.
+    pub fn only_looks(self) -> Self {
+        let mut looks = self;
+        looks.only_looks = true;
+        looks
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -130,9 +153,9 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
         }
     }
 
-    /// Brings what waits to the database.
+    /// Brings what waits to the database and the data files.
     fn flush(&self) -> Result<(), StoreError> {
-        let _one = lock(&self.flushing);
+        let mut ledger = lock(&self.flushing);
         let (leaving, seq) = {
             let mut waiting = self.waiting();
             if waiting.newest.is_empty() {
@@ -142,27 +165,70 @@ impl<S: Store + Debug, D: Disk> RingedStore<S, D> {
             waiting.ring_bytes = 0;
             (Arc::clone(&waiting.leaving), waiting.seq)
         };
-        self.watched(self.database.commit(&with_applied(leaving.ops(), seq)))?;
+        self.watched(self.bring(&mut ledger, &leaving, seq))?;
         let mut waiting = self.waiting();
         waiting.leaving = Arc::default();
         waiting.applied = seq;
         Ok(())
     }
 
-    /// A large commit, with all that waits, as one of the database's. No other is on its way.
+    /// A large commit, with all that waits, past the ring. No other is on its way.
     fn commit_direct(&self, log: &mut Log<D>, ops: &[Op]) -> Result<(), StoreError> {
-        let _one = lock(&self.flushing);
-        let (mut all, seq) = {
-            let waiting = self.waiting();
-            (waiting.newest.ops(), waiting.seq)
-        };
-        all.extend_from_slice(ops);
-        self.watched(self.database.commit(&with_applied(all, seq)))?;
-        let mut waiting = self.waiting();
-        waiting.newest = Overlay::default();
-        waiting.applied = seq;
+        self.flush()?;
+        let mut ledger = lock(&self.flushing);
+        let mut overlay = Overlay::default();
+        ops.iter().for_each(|op| overlay.apply(op));
+        let seq = self.waiting().seq;
+        self.watched(self.bring(&mut ledger, &overlay, seq))?;
         log.ring.free(seq.seq);
-        waiting.ring_bytes = 0;
+        Ok(())
+    }
+
+    /// Makes changes durable in the database and the data files.
+    fn bring(&self, ledger: &mut Ledger, overlay: &Overlay, seq: Applied) -> Result<(), StoreError> {
+        let (mut ops, mut long, mut bodies, mut freed) = (vec![applied_op(seq)], Vec::new(), Vec::new(), Vec::new());
+        for (map, layer) in overlay.layers() {
+            let (gone, entries) = layer.parts();
+            for (from, until) in gone {
+                if map.has_bodies() {
+                    self.database.scan(map, from, Some(until), &mut |_, row| {
+                        freed.push(Extent::decode(row)?.0);
+                        Ok(true)
+                    })?;
+                }
+                let (key, change) = (from.clone(), Change::DeleteUntil(until.clone()));
+                ops.push(Op { map, key, change });
+            }
+            for (key, value) in entries {
+                match value {
+                    Some(value) if !map.has_bodies() => {
+                        let (key, change) = (key.clone(), Change::Put(value.head.clone()));
+                        ops.push(Op { map, key, change });
+                    }
+                    Some(value) => {
+                        bodies.push(value.body.clone());
+                        long.push((map, key, &value.head));
+                    }
+                    None => {
+                        if map.has_bodies()
+                            && let Some(row) = self.database.point(map, key)?
+                        {
+                            freed.push(Extent::decode(&row)?.0);
+                        }
+                        ops.push(Op::delete(map, key.clone()));
+                    }
+                }
+            }
+        }
+        freed.retain(|extent| extent.bytes > 0);
+        let (extents, entry) = self.bodies.write(ledger, &bodies, freed, &mut ops)?;
+        for ((map, key, head), extent) in long.into_iter().zip(extents) {
+            let row = std::iter::once(extent.encode()).chain(head.iter().cloned()).collect();
+            let (key, change) = (key.clone(), Change::Put(row));
+            ops.push(Op { map, key, change });
+        }
+        self.database.commit(&ops)?;
+        self.bodies.enter(ledger, entry);
         Ok(())
     }
 
@@ -197,7 +263,7 @@ fn is_direct<D: Disk>(log: &Log<D>, body_bytes: usize) -> bool {
     body_bytes > DIRECT_BYTES.min(log.ring.body_bytes_max())
 }
 
-impl<S: Store + Debug, D: Disk> Store for RingedStore<S, D> {
+impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
     fn commit(&self, ops: &[Op]) -> Result<(), StoreError> {
         match self.begin(ops)? {
             Some(begun) => {
@@ -257,13 +323,39 @@ impl<S: Store + Debug, D: Disk> Store for RingedStore<S, D> {
             let waiting = self.waiting();
             for overlay in [&waiting.newest, &*waiting.leaving] {
                 match overlay.says(map, key) {
-                    Says::Value(slices) => return Ok(Some(slices.concat())),
+                    Says::Value(value) => return Ok(Some(value.head.concat())),
                     Says::Gone => return Ok(None),
                     Says::Nothing => {}
                 }
             }
         }
-        self.database.point(map, key)
+        let row = self.database.point(map, key)?;
+        match row {
+            Some(row) if map.has_bodies() => Ok(Some(Extent::decode(&row)?.1.to_vec())),
+            row => Ok(row),
+        }
+    }
+
+    fn body(&self, map: Map, key: &[u8], range: Range<usize>) -> Result<Option<Vec<u8>>, StoreError> {
+        self.alive()?;
+        {
+            let waiting = self.waiting();
+            for overlay in [&waiting.newest, &*waiting.leaving] {
+                match overlay.says(map, key) {
+                    Says::Value(value) => return Ok(part(&value.body, range)),
+                    Says::Gone => return Ok(None),
+                    Says::Nothing => {}
+                }
+            }
+        }
+        let Some(row) = self.database.point(map, key)? else {
+            return Ok(None);
+        };
+        let (extent, _) = Extent::decode(&row)?;
+        Ok(self.bodies.read(extent, range).unwrap_or_else(|error| {
+            tracing::error!(%error, ?extent, "a data file cannot be read there");
+            None
+        }))
     }
 
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
@@ -282,17 +374,18 @@ impl<S: Store + Debug, D: Disk> Store for RingedStore<S, D> {
         let mut ended = false;
         self.database.scan(map, from, until, &mut |key, value| {
             while let Some((newer, newer_value)) = entries.next_if(|(newer, _)| newer.as_slice() < key) {
-                if let Some(slices) = newer_value
-                    && !each(&newer, &slices.concat())?
+                if let Some(value) = newer_value
+                    && !each(&newer, &value.head.concat())?
                 {
                     ended = true;
                     return Ok(false);
                 }
             }
             let more = match entries.next_if(|(newer, _)| newer.as_slice() == key) {
-                Some((_, Some(slices))) => each(key, &slices.concat())?,
+                Some((_, Some(value))) => each(key, &value.head.concat())?,
                 Some((_, None)) => true,
                 None if gone.covers(key) => true,
+                None if map.has_bodies() => each(key, Extent::decode(value)?.1)?,
                 None => each(key, value)?,
             };
             ended = !more;
@@ -302,8 +395,8 @@ impl<S: Store + Debug, D: Disk> Store for RingedStore<S, D> {
             return Ok(());
         }
         for (key, value) in entries {
-            if let Some(slices) = value
-                && !each(&key, &slices.concat())?
+            if let Some(value) = value
+                && !each(&key, &value.head.concat())?
             {
                 break;
             }
@@ -323,13 +416,15 @@ impl<S: Store + Debug, D: Disk> Store for RingedStore<S, D> {
 }
 
 /// When a store that works is dropped, nothing is left to the next opening.
-impl<S, D> Drop for RingedStore<S, D>
+impl<S, D, F> Drop for RingedStore<S, D, F>
 where
     S: Store + Debug,
     D: Disk,
+    F: Shelf,
 {
     fn drop(&mut self) {
-        if self.alive().is_ok()
+        if !self.only_looks
+            && self.alive().is_ok()
             && let Err(error) = self.flush()
         {
             tracing::warn!(%error, "the last flush failed; the next start does it");
@@ -337,14 +432,26 @@ where
     }
 }
 
-fn with_applied(mut ops: Vec<Op>, applied: Applied) -> Vec<Op> {
-    ops.push(applied_op(applied));
-    ops
-}
-
 fn applied_op(applied: Applied) -> Op {
     let value = [&applied.seq.to_be_bytes()[..], &applied.crc.to_be_bytes()].concat();
     Op::put(Map::Meta, META_APPLIED, value)
+}
+
+/// A part of slices that lie one behind the other.
+fn part(slices: &[Bytes], range: Range<usize>) -> Option<Vec<u8>> {
+    let total = slices.iter().map(Bytes::len).sum();
+    if range.start > range.end || range.end > total {
+        return None;
+    }
+    let mut out = Vec::with_capacity(range.len());
+    let mut begins = 0;
+    for slice in slices {
+        let from = range.start.saturating_sub(begins).min(slice.len());
+        let until = range.end.saturating_sub(begins).min(slice.len());
+        out.extend_from_slice(&slice[from..until]);
+        begins += slice.len();
+    }
+    Some(out)
 }
 
 /// What a panic in the middle leaves is not believed: the caller opens the store anew.

@@ -40,7 +40,6 @@ impl TopicState {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     pub(super) number: u64,
-    pub(super) bytes: u32,
     /// Batches in it that some partition still has.
     pub(super) live: u32,
 }
@@ -129,11 +128,5 @@ impl State {
             return None;
         }
         self.rows.remove(at).map(|row| Garbage::Row(row.number))
-    }
-
-    /// Bytes of a journal row.
-    pub(super) fn row_bytes(&self, number: u64) -> Option<usize> {
-        let at = self.rows.binary_search_by_key(&number, |row| row.number).ok()?;
-        self.rows.get(at).map(|row| row.bytes as usize)
     }
 }

@@ -4,6 +4,8 @@
 //! a power cut; after it returned an error or the process died in it, all of them are there or none. After an error the handle
 //! is not trusted again: `keeper` drops it and opens the store anew.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::Table;
@@ -18,12 +20,12 @@ pub enum Map {
     Topics,
     /// Log start offsets that retention moved.
     Partitions,
-    /// Small appends: one row a commit, cut to pieces.
+    /// Small appends: one row a commit, its directory as the head and the batches as the body.
     Journal,
-    /// Directory of the large appends.
+    /// Large appends: what is known of the batch as the head, its bytes as the body.
     Segments,
-    /// Bytes of the large appends, cut to pieces.
-    SegmentData,
+    /// The data files, by number: what keeps bodies in files counts them here.
+    Files,
     /// Idempotent producers by topic key, partition and producer id.
     Producers,
     /// State that the rooms above own.
@@ -38,7 +40,7 @@ impl Map {
         Self::Partitions,
         Self::Journal,
         Self::Segments,
-        Self::SegmentData,
+        Self::Files,
         Self::Producers,
         Self::State(Table::Kafka),
         Self::State(Table::MqttSessions),
@@ -60,6 +62,11 @@ impl Map {
         Self::ALL.get(usize::from(number)).copied()
     }
 
+    /// Whether its values are put by `PutLong`, and only so. A key of it is never put twice.
+    pub fn has_bodies(self) -> bool {
+        matches!(self, Self::Journal | Self::Segments)
+    }
+
     /// Its name in the database.
     pub fn name(self) -> &'static str {
         match self {
@@ -68,7 +75,7 @@ impl Map {
             Self::Partitions => "partitions",
             Self::Journal => "journal",
             Self::Segments => "segments",
-            Self::SegmentData => "segment_data",
+            Self::Files => "files",
             Self::Producers => "producers",
             Self::State(Table::Kafka) => "kafka",
             Self::State(Table::MqttSessions) => "mqtt_sessions",
@@ -95,6 +102,13 @@ pub struct Op {
 pub enum Change {
     /// The value, in slices that are stored one behind the other: a row is put together without a copy of its own.
     Put(Vec<Bytes>),
+    /// The value, which is all that points and scans give, and a body, which only `body` reads.
+    PutLong {
+        /// The value.
+        head: Bytes,
+        /// The body, in slices one behind the other.
+        body: Vec<Bytes>,
+    },
     /// Nothing is there any more.
     Delete,
     /// Nothing is there from `Op::key` up to this key, which stays.
@@ -105,6 +119,13 @@ impl Op {
     /// A put of one slice.
     pub fn put(map: Map, key: impl Into<Vec<u8>>, value: impl Into<Bytes>) -> Self {
         let (key, change) = (key.into(), Change::Put(vec![value.into()]));
+        Self { map, key, change }
+    }
+
+    /// A put with a body.
+    pub fn put_long(map: Map, key: impl Into<Vec<u8>>, head: impl Into<Bytes>, body: Vec<Bytes>) -> Self {
+        let head = head.into();
+        let (key, change) = (key.into(), Change::PutLong { head, body });
         Self { map, key, change }
     }
 
@@ -122,11 +143,11 @@ pub enum StoreError {
     Io(String),
     /// What was read cannot be right: set the store aside.
     Damaged(String),
-    /// Made by a newer headwater.
-    Newer {
+    /// Made by another headwater.
+    Format {
         /// Its format.
         found: u32,
-        /// The newest known here.
+        /// The one known here.
         known: u32,
     },
     /// No store is open at the moment.
@@ -138,9 +159,13 @@ impl std::fmt::Display for StoreError {
         match self {
             Self::Io(why) => write!(f, "the disk refused: {why}"),
             Self::Damaged(why) => write!(f, "the store is damaged: {why}"),
-            Self::Newer { found, known } => write!(
+            Self::Format { found, known } if found > known => write!(
                 f,
                 "the data has format {found}, this headwater knows formats up to {known}. Try: the newer headwater that wrote it"
+            ),
+            Self::Format { found, known } => write!(
+                f,
+                "the data has format {found}, which no release wrote; this headwater knows format {known}. Try: another node.data_dir"
             ),
             Self::Closed => write!(f, "the store is not open"),
         }
@@ -208,6 +233,10 @@ pub trait Store: Send + Sync {
 
     /// The value of a key.
     fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// A part of the body of a key; `None` where there is no such key, or its body is shorter or cannot be read: whoever reads bodies
+    /// checks them, and one that is lost is no reason to give up the store.
+    fn body(&self, map: Map, key: &[u8], range: Range<usize>) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Entries in key order from `from` on and before `until`.
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError>;
