@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::model::{Code, Now};
 
@@ -17,8 +18,10 @@ use super::store::{Map, Op, StoreError, keep_worst};
 use super::ticket::Wakes;
 
 /// A commit of so many items, or bytes, is worth a second thread.
-pub(super) const LARGE_ITEMS: usize = 32;
-pub(super) const LARGE_BYTES: usize = 64 << 10;
+pub(super) const LARGE_ITEMS: usize = 8;
+pub(super) const LARGE_BYTES: usize = 16 << 10;
+/// A disk is quick when a commit takes no longer, microseconds. A slow one does two at a time no faster than one of their size.
+const QUICK_US: u64 = 1_000;
 
 /// What the writer works with.
 pub(super) struct Desk {
@@ -94,11 +97,11 @@ impl Desk {
     }
 
     /// Prepares a commit of these items and of what comes until it may go to the disk. A large one goes there beside another, where
-    /// the store takes two.
+    /// the store takes two and the disk is quick.
     pub(super) fn prepare(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) -> (Sealed, Turn) {
         let shared = Arc::clone(&self.shared);
         let queue = &shared.queue;
-        let takes_two = shared.keeper.with(|store| Ok(store.takes_two())).unwrap_or(false);
+        let takes_two = shared.takes_two() && shared.disk_us.load(Ordering::Relaxed) < QUICK_US;
         let mut drafting = Drafting::new(self, now);
         drafting.add(items);
         let turn = loop {

@@ -55,7 +55,7 @@ impl Sealed {
     /// Whether another thread is to prepare the next one while this one is at the disk. On top of topics that are made, or of what
     /// failed, nothing can be prepared; and a small commit is prepared faster than a thread wakes up for it.
     pub(super) fn lets_another_prepare(&self, shared: &Shared) -> bool {
-        let has_place = self.begun.is_some() || shared.keeper.with(|store| Ok(!store.takes_two())).unwrap_or(false);
+        let has_place = self.begun.is_some() || !shared.takes_two();
         self.large && self.topics.is_empty() && self.failed.is_none() && has_place
     }
 
@@ -64,7 +64,7 @@ impl Sealed {
         let before_us = shared.clock_us();
         let written = match (&self.failed, &self.begun) {
             (Some(error), _) => Err(error.clone()),
-            (None, Some(begun)) => shared.keeper.with(|store| store.write(begun)),
+            (None, Some(begun)) => shared.write(begun),
             (None, None) => Ok(()),
         };
         let stored = match (turn(), self.begun) {

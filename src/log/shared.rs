@@ -1,5 +1,6 @@
 //! What all handles share.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::keeper::Keeper;
 use super::queue::Queue;
 use super::reader::ReaderQueue;
 use super::state::State;
-use super::store::{Op, Store, StoreError, keep_worst};
+use super::store::{Begun, Op, Store, StoreError, keep_worst};
 use super::ticket::Courier;
 use super::watch::Watches;
 
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     pub(super) rules: RwLock<Rules>,
     pub(super) commit_bytes_max: usize,
     pub(super) tail_bytes_max: usize,
+    /// How long the newest commit was at the disk, microseconds.
+    pub(super) disk_us: AtomicU64,
     /// A fixed wait before every commit.
     pub(super) linger: Option<Duration>,
     state: RwLock<State>,
@@ -57,6 +60,7 @@ impl Shared {
             rules: RwLock::new(rules),
             commit_bytes_max: storage.commit_bytes_max,
             tail_bytes_max: storage.tail_bytes,
+            disk_us: AtomicU64::new(0),
             linger: storage.linger_us.map(Duration::from_micros),
             state: RwLock::new(state),
             clock: OnceLock::new(),
@@ -97,6 +101,19 @@ impl Shared {
     pub(super) fn lend<R>(&self, f: impl FnOnce(&dyn Store) -> Result<R, StoreError>) -> Result<R, StoreError> {
         self.keeper
             .with(|store| f(store).inspect_err(|error| self.failed(error)))
+    }
+
+    /// Whether the store takes a commit while another is on its way.
+    pub(super) fn takes_two(&self) -> bool {
+        self.keeper.with(|store| Ok(store.takes_two())).unwrap_or(false)
+    }
+
+    /// Brings a commit that began to the disk.
+    pub(super) fn write(&self, begun: &Begun) -> Result<(), StoreError> {
+        let before_us = self.clock_us();
+        self.keeper.with(|store| store.write(begun))?;
+        self.disk_us.store(self.clock_us().saturating_sub(before_us), Ordering::Relaxed);
+        Ok(())
     }
 
     /// One store commit, beside none, with its measurements.
