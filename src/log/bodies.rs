@@ -18,8 +18,8 @@ use super::ring::{BLOCK, aligned};
 use super::shelf::Shelf;
 use super::store::{Map, Op, Store, StoreError, of_io};
 
-/// A file that is longer gets no more bodies.
-const FILE_BYTES: u64 = 64 << 20;
+/// A data file that is longer gets no more bodies.
+pub const FILE_BYTES: u64 = 64 << 20;
 /// So much is written before a sync. A device takes what it is given in turn: behind megabytes of a flush a commit of the ring would
 /// wait for milliseconds.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -58,6 +58,12 @@ impl Extent {
         Ok((extent, fields.0))
     }
 
+    /// File, offset, bytes.
+    #[cfg(test)]
+    pub(super) fn parts(self) -> [u64; 3] {
+        [self.file.into(), self.offset, self.bytes.into()]
+    }
+
     fn end(self) -> u64 {
         self.offset + u64::from(self.bytes)
     }
@@ -76,6 +82,7 @@ struct Counts {
 #[derive(Debug)]
 pub(super) struct Bodies<F: Shelf> {
     shelf: F,
+    file_bytes: u64,
     /// The newest last.
     open: Mutex<VecDeque<(u32, Arc<F::File>)>>,
 }
@@ -111,6 +118,12 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// Bytes of bodies by file.
+    #[cfg(test)]
+    pub(super) fn live(&self) -> BTreeMap<u32, u64> {
+        self.counts.iter().map(|(number, counts)| (*number, counts.live)).collect()
+    }
+
     /// The file that bodies go to.
     fn active(&self) -> Option<u32> {
         self.counts.last_key_value().map(|(number, _)| *number)
@@ -118,10 +131,14 @@ impl Ledger {
 }
 
 impl<F: Shelf> Bodies<F> {
-    /// Over a shelf.
-    pub(super) fn new(shelf: F) -> Self {
+    /// Over a shelf, in files of about this size.
+    pub(super) fn new(shelf: F, file_bytes: u64) -> Self {
         let open = Mutex::default();
-        Self { shelf, open }
+        Self {
+            shelf,
+            file_bytes,
+            open,
+        }
     }
 
     /// Says which files are missing that the database names.
@@ -221,7 +238,7 @@ impl<F: Shelf> Bodies<F> {
         let Some((number, counts)) = ledger.counts.last_key_value() else {
             return self.create(1);
         };
-        if counts.len >= FILE_BYTES {
+        if counts.len >= self.file_bytes {
             return self.create(number + 1);
         }
         match self.file(*number) {
@@ -313,10 +330,7 @@ fn holes(mut freed: Vec<Extent>) -> Vec<(u32, Range<u64>)> {
     let mut runs: Vec<(u32, Range<u64>)> = Vec::new();
     for extent in freed {
         match runs.last_mut() {
-            // A flush begins at a block: the padding before it is nobody's.
-            Some((file, run)) if *file == extent.file && run.end.next_multiple_of(BLOCK) >= extent.offset => {
-                run.end = extent.end();
-            }
+            Some((file, run)) if *file == extent.file && run.end == extent.offset => run.end = extent.end(),
             _ => runs.push((extent.file, extent.offset..extent.end())),
         }
     }
@@ -334,12 +348,11 @@ mod tests {
         let freed = vec![
             extent(1, 5000, 4000),
             extent(1, 100, 4900),
-            // Behind the padding of the flush before.
+            // What lies between is not past, or is padding.
             extent(1, 12_288, 4096),
             extent(1, 20_000, 100),
             extent(2, 0, 8192),
         ];
-        assert_eq!(holes(freed), [(1, 4096..16_384), (2, 0..8192)]);
-        assert_eq!(holes(vec![extent(1, 0, 3000), extent(1, 4096, 4096)]), [(1, 0..8192)]);
+        assert_eq!(holes(freed), [(1, 4096..8192), (1, 12_288..16_384), (2, 0..8192)]);
     }
 }

@@ -20,8 +20,8 @@ use super::disk::Disk;
 use super::disk::{CopyOnWriteDisk, DirectDisk, FileDisk};
 use super::layout::{FORMAT, Fields, damaged};
 use super::redb::RedbStore;
-use super::ring::{RING_BYTES, RING_BYTES_MAX, Ring};
-use super::ringed::{RingedStore, new_ring};
+use super::ring::{RING_BYTES, Ring};
+use super::ringed::{RingedStore, Sizes, new_ring};
 use super::shelf::{Folder, ReadOnlyFolder};
 use super::store::{Map, Op, Store, StoreError, of_io};
 
@@ -256,7 +256,7 @@ impl Depot for Directory {
         let database = RedbStore::open(FileDisk(file), self.cache_bytes, verify)?;
         // Before the ring is looked at: a newer one may look different.
         let identity = identity(&database)?;
-        let store = RingedStore::open(database, ring, Folder::new(self.path.join(DATA)), RING_BYTES_MAX)?;
+        let store = RingedStore::open(database, ring, Folder::new(self.path.join(DATA)), Sizes::default())?;
         Ok((Box::new(store), identity))
     }
 
@@ -281,7 +281,7 @@ pub fn look(path: &Path, cache_bytes: usize, verify: bool) -> Result<Looked, Sto
     let database = RedbStore::open(file, cache_bytes, verify)?;
     identity(&database)?;
     let shelf = ReadOnlyFolder(Folder::new(path.join(DATA)));
-    Ok(RingedStore::open(database, ring, shelf, RING_BYTES_MAX)?.only_looks())
+    Ok(RingedStore::open(database, ring, shelf, Sizes::default())?.only_looks())
 }
 
 fn ring_gone(error: &IoError) -> StoreError {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! journal key      row u64
-//! journal head     crc-32c u32 of the rest | entries u32 | append time ms i64 | body bytes u32 |
+//! journal head     crc-32c u32 of the rest | entries u32 | append time ms i64 | bytes of head and body u32 |
 //!                  entries x (topic key u32, partition u32, base offset u64, records u32, bytes u32, max timestamp i64,
 //!                             leader epoch i32)
 //! journal body     the batches, in the same order
@@ -88,8 +88,6 @@ pub struct BatchEntry {
 /// The directory of a journal row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
-    /// Bytes of all its batches.
-    pub body_bytes: usize,
     /// Its batches, in the order of their bytes.
     pub entries: Vec<BatchEntry>,
 }
@@ -97,12 +95,11 @@ pub struct Directory {
 impl Directory {
     /// Writes the directory of a row.
     pub fn encode(entries: &[BatchEntry], append_ms: i64) -> Bytes {
-        let body = entries.iter().map(|entry| entry.bytes as usize).sum::<usize>();
         let mut out = Vec::with_capacity(HEAD_BYTES + entries.len() * ENTRY_BYTES);
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&(entries.len() as u32).to_be_bytes());
         out.extend_from_slice(&append_ms.to_be_bytes());
-        out.extend_from_slice(&(body as u32).to_be_bytes());
+        out.extend_from_slice(&(row_bytes(entries) as u32).to_be_bytes());
         for entry in entries {
             out.extend_from_slice(&entry.partition.bytes());
             out.extend_from_slice(&entry.base_offset.to_be_bytes());
@@ -125,7 +122,7 @@ impl Directory {
         }
         let count = fields.u32()? as usize;
         let append_ms = fields.i64()?;
-        let body_bytes = fields.u32()? as usize;
+        let whole = fields.u32()? as usize;
         if fields.0.len() != count.saturating_mul(ENTRY_BYTES) {
             return Err(damaged("the directory of a journal row has another length than it says"));
         }
@@ -144,11 +141,17 @@ impl Directory {
                 leader_epoch: fields.u32()? as i32,
             });
         }
-        if entries.iter().map(|entry| entry.bytes as usize).sum::<usize>() != body_bytes {
+        if row_bytes(&entries) != whole {
             return Err(damaged("the directory of a journal row does not add up"));
         }
-        Ok(Self { body_bytes, entries })
+        Ok(Self { entries })
     }
+}
+
+/// Bytes of a directory and its batches.
+fn row_bytes(entries: &[BatchEntry]) -> usize {
+    let batches: usize = entries.iter().map(|entry| entry.bytes as usize).sum();
+    HEAD_BYTES + entries.len() * ENTRY_BYTES + batches
 }
 
 impl BatchEntry {
@@ -238,7 +241,6 @@ mod tests {
         let mut row = Directory::encode(&entries, 99).to_vec();
         let directory = Directory::decode(&row).unwrap();
         assert_eq!(directory.entries, entries);
-        assert_eq!(directory.body_bytes, 1400);
         row[30] ^= 1;
         assert!(matches!(Directory::decode(&row), Err(StoreError::Damaged(_))));
     }

@@ -17,12 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::bodies::{Bodies, Extent, Ledger};
+use super::bodies::{Bodies, Extent, FILE_BYTES, Ledger};
 use super::disk::Disk;
 use super::layout::{Fields, damaged};
 use super::ops;
 use super::overlay::{Layer, Overlay, Says};
-use super::ring::{self, Applied, RING_BYTES, Record, Ring};
+use super::ring::{self, Applied, RING_BYTES, RING_BYTES_MAX, Record, Ring};
 use super::shelf::Shelf;
 use super::store::{Begun, Change, Each, Map, Op, Store, StoreError, of_io};
 
@@ -77,6 +77,24 @@ struct Waiting {
     ring_bytes: u64,
 }
 
+/// How large its files may become.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// The ring grows up to this.
+    pub ring_bytes_max: u64,
+    /// A data file gets no more bodies behind this.
+    pub file_bytes: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            ring_bytes_max: RING_BYTES_MAX,
+            file_bytes: FILE_BYTES,
+        }
+    }
+}
+
 /// Operations for a new database: it has a ring of this id, and nothing of it yet.
 pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
     [
@@ -86,8 +104,8 @@ pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
 }
 
 impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
-    /// Opens a ring over its database and their data files; it may grow to `ring_bytes_max`. Writes to none of them.
-    pub fn open(database: S, ring: D, shelf: F, ring_bytes_max: u64) -> Result<Self, StoreError> {
+    /// Opens a ring over its database and their data files; writes to none of them.
+    pub fn open(database: S, ring: D, shelf: F, sizes: Sizes) -> Result<Self, StoreError> {
         let meta = |key: &[u8]| {
             let value = database.point(Map::Meta, key)?;
             value.ok_or_else(|| damaged("the database does not know its ring"))
@@ -99,7 +117,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         let mut applied = Fields(&applied);
         let (seq, crc) = (applied.u64()?, applied.u32()?);
         let applied = Applied { seq, crc };
-        let (ring, found) = Ring::open(ring, id, applied, ring_bytes_max).map_err(|error| of_io(&error))?;
+        let (ring, found) = Ring::open(ring, id, applied, sizes.ring_bytes_max).map_err(|error| of_io(&error))?;
         let mut newest = Overlay::default();
         for body in found {
             ops::decode(body)?.iter().for_each(|op| newest.apply(op));
@@ -111,7 +129,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             applied,
             ..Waiting::default()
         };
-        let (bodies, ledger) = (Bodies::new(shelf), Ledger::load(&database)?);
+        let (bodies, ledger) = (Bodies::new(shelf, sizes.file_bytes), Ledger::load(&database)?);
         for number in bodies.missing(&ledger).map_err(|error| of_io(&error))? {
             tracing::error!(number, "a data file is missing: what was in it cannot be read");
         }
@@ -132,6 +150,12 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         let mut looks = self;
         looks.only_looks = true;
         looks
+    }
+
+    /// Bytes of bodies by data file, as the last flush left it.
+    #[cfg(test)]
+    pub(super) fn live(&self) -> std::collections::BTreeMap<u32, u64> {
+        lock(&self.flushing).live()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -220,7 +244,10 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
                 }
             }
         }
-        freed.retain(|extent| extent.bytes > 0);
+        // A key that went may lie in a range that went, too.
+        freed.sort_unstable();
+        freed.dedup();
+        freed.retain(|extent: &Extent| extent.bytes > 0);
         let (extents, entry) = self.bodies.write(ledger, &bodies, freed, &mut ops)?;
         for ((map, key, head), extent) in long.into_iter().zip(extents) {
             let row = std::iter::once(extent.encode()).chain(head.iter().cloned()).collect();

@@ -132,6 +132,14 @@ impl Folder {
         for name in [depot::DATABASE, depot::RING] {
             std::fs::copy(self.0.join(name), other.0.join(name)).unwrap();
         }
+        let Ok(data) = std::fs::read_dir(self.0.join(depot::DATA)) else {
+            return;
+        };
+        std::fs::create_dir(other.0.join(depot::DATA)).unwrap();
+        for file in data {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), other.0.join(depot::DATA).join(file.file_name())).unwrap();
+        }
     }
 
     fn options(&self) -> OpenOptions {

@@ -1,7 +1,7 @@
 //! `check` on whole, killed and damaged directories.
 
 use super::*;
-use crate::log::depot::{DATABASE, RING};
+use crate::log::depot::{DATA, DATABASE, RING};
 
 fn filled(closed: bool) -> (Folder, Vec<Bytes>) {
     let folder = Folder::new();
@@ -34,19 +34,19 @@ fn filled(closed: bool) -> (Folder, Vec<Bytes>) {
 fn a_killed_directory_is_sound_and_not_a_byte_of_it_changes() {
     let (folder, batches) = filled(false);
     let both = || [DATABASE, RING].map(|name| std::fs::read(folder.path().join(name)).unwrap());
-    let before = both();
+    let (before, entries) = (both(), std::fs::read_dir(folder.path()).unwrap().count());
     let report = check(folder.path()).unwrap();
     assert!(report.sound(), "{report:?}");
     assert_eq!((report.batches(), report.records()), (batches.len() as u64, 41));
     assert!(both() == before);
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), entries);
 }
 
 #[test]
 fn a_flipped_bit_in_any_batch_is_found() {
     // After a kill a flipped bit in the very last commit looks like a commit that was not finished, and is taken back.
     let (folder, batches) = filled(true);
-    let path = folder.path().join(DATABASE);
+    let path = folder.path().join(DATA).join("0000000001.data");
     let whole = std::fs::read(&path).unwrap();
     for batch in batches.iter().step_by(5).chain(batches.last()) {
         // CRC to timestamps: no two batches agree in these.
@@ -62,10 +62,37 @@ fn a_flipped_bit_in_any_batch_is_found() {
         std::fs::write(&path, bytes).unwrap();
         let report = check(folder.path()).unwrap();
         let base_offset = u64::from_be_bytes(batch[..8].try_into().unwrap());
-        let found = report.damaged.iter().any(|range| range.offset_first == base_offset);
-        assert!(found || !report.unread.is_empty(), "offset {base_offset}: {report:?}");
-        assert!(!report.sound());
+        let found: Vec<u64> = report.damaged.iter().map(|range| range.offset_first).collect();
+        assert_eq!(found, [base_offset], "{report:?}");
+        assert!(report.unread.is_empty() && !report.sound());
     }
+}
+
+#[test]
+fn a_flipped_bit_in_the_database_is_found_and_so_is_a_data_file_that_is_missing_or_short() {
+    let (folder, batches) = filled(true);
+    let path = folder.path().join(DATABASE);
+    let whole = std::fs::read(&path).unwrap();
+    // The directory of a row: its checksum covers the entry, whose offset tells it apart.
+    let key = [&40u64.to_be_bytes()[..], &1u32.to_be_bytes()].concat();
+    let mut bytes = whole.clone();
+    let places: Vec<usize> = (0..bytes.len() - 12).filter(|at| bytes[*at..].starts_with(&key)).collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| bytes[at + 7] ^= 0x10);
+    std::fs::write(&path, bytes).unwrap();
+    assert!(!check(folder.path()).unwrap().sound());
+    std::fs::write(&path, whole).unwrap();
+    let data = folder.path().join(DATA).join("0000000001.data");
+    let bytes = std::fs::read(&data).unwrap();
+    std::fs::write(&data, &bytes[..bytes.len() / 2]).unwrap();
+    let report = check(folder.path()).unwrap();
+    let lost = report.damaged.len();
+    assert!((1..batches.len()).contains(&lost), "{report:?}");
+    assert_eq!(report.batches() as usize, batches.len() - lost);
+    std::fs::remove_file(&data).unwrap();
+    let report = check(folder.path()).unwrap();
+    assert_eq!((report.damaged.len(), report.batches()), (batches.len(), 0));
+    assert_eq!(std::fs::read_dir(folder.path().join(DATA)).unwrap().count(), 0);
 }
 
 #[test]

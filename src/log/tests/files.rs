@@ -1,7 +1,7 @@
 //! The log in a data directory: restarts, damage, locks.
 
 use super::*;
-use crate::log::depot::{DATABASE, OpenError, RING};
+use crate::log::depot::{DATA, DATABASE, OpenError, RING};
 
 #[test]
 fn what_was_acked_is_there_after_a_process_that_just_stopped_existing() {
@@ -105,6 +105,7 @@ fn a_damaged_database_is_set_aside_and_offsets_go_on_above_it() {
         let appended = append(&log, "t", Some("k"), "after", 1).unwrap();
         assert_eq!(appended.base_offset, Offset(1 << 40), "{damage}");
         assert_eq!(log.bounds("t", appended.partition).unwrap().leader_epoch, 1);
+        assert!(folder.path().join(format!("{DATA}.damaged-1")).join("0000000001.data").exists());
         let aside = folder.path().join(format!("{DATABASE}.damaged-1"));
         // A sound database was opened, and changed by that, before its ring was found to be another's.
         let touched = damage == "another's ring";
@@ -127,16 +128,61 @@ fn a_generation_is_counted_also_when_set_aside_files_are_gone() {
 }
 
 #[test]
-fn a_database_of_a_newer_format_is_refused_and_left_alone() {
+fn a_database_of_another_format_is_refused_and_left_alone() {
     use crate::log::store::{Map, Op};
+    for (format, hint) in [(77u32, "the newer headwater"), (1, "another node.data_dir")] {
+        let folder = Folder::new();
+        let log = folder.open();
+        let other = Op::put(Map::Meta, *b"format", format.to_be_bytes().to_vec());
+        log.shared.keeper.with(|store| store.commit(&[other])).unwrap();
+        drop(log);
+        let refused = folder.try_open().map(|_| ()).unwrap_err().to_string();
+        let told = format!("format {format}");
+        assert!(refused.contains(&told) && refused.contains(hint), "{refused}");
+        assert!(folder.path().join(DATABASE).exists());
+    }
+}
+
+#[test]
+fn batches_whose_database_is_gone_are_put_aside_and_not_written_among() {
     let folder = Folder::new();
     let log = folder.open();
-    let newer = Op::put(Map::Meta, *b"format", 77u32.to_be_bytes().to_vec());
-    log.shared.keeper.with(|store| store.commit(&[newer])).unwrap();
+    append(&log, "t", Some("k"), "one", 1).unwrap();
     drop(log);
-    let refused = folder.try_open().map(|_| ()).unwrap_err();
-    assert!(refused.to_string().contains("format 77"), "{refused}");
-    assert!(folder.path().join(DATABASE).exists());
+    std::fs::remove_file(folder.path().join(DATABASE)).unwrap();
+    let file = "0000000001.data";
+    let before = std::fs::read(folder.path().join(DATA).join(file)).unwrap();
+    let log = folder.open();
+    assert_eq!(append(&log, "t", Some("k"), "two", 2).unwrap().base_offset, Offset(1 << 40));
+    let aside = folder.path().join(format!("{DATA}.damaged-1"));
+    assert!(std::fs::read(aside.join(file)).unwrap() == before);
+}
+
+#[test]
+fn the_space_of_what_is_past_is_given_back() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = Folder::new();
+    let log = folder.open();
+    let spec = TopicSpec {
+        name: Topic::parse("t").unwrap(),
+        partitions: Some(1),
+        settings: vec![("retention.bytes".into(), "1000000".into())],
+    };
+    log.create_topic(spec, Waker::noop()).wait().unwrap();
+    let path = folder.path().join(DATA).join("0000000001.data");
+    for round in 0..10 {
+        for i in 0..1000 {
+            append(&log, "t", Some("k"), &"x".repeat(900), i).unwrap();
+        }
+        log.set_now(Now {
+            mono_us: (round + 1) * 2_000_000,
+            wall_ms: 1000,
+        });
+        log.shared.keeper.with(|store| store.checkpoint()).unwrap();
+    }
+    let file = std::fs::metadata(path).unwrap();
+    assert!(file.len() > 9_000_000, "{}", file.len());
+    assert!(file.blocks() * 512 < 3_000_000, "{} of {}", file.blocks() * 512, file.len());
 }
 
 #[test]
@@ -165,7 +211,7 @@ fn a_flipped_bit_in_a_stored_batch_is_never_served() {
     let log = folder.open();
     let partition = append(&log, "t", Some("k"), "needle-in-the-file", 1).unwrap().partition;
     drop(log);
-    let path = folder.path().join(DATABASE);
+    let path = folder.path().join(DATA).join("0000000001.data");
     let mut bytes = std::fs::read(&path).unwrap();
     let needle = b"needle-in-the-file";
     let places: Vec<usize> = (0..bytes.len() - 20)

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
+
 use crate::log::disk::Disk;
 use crate::log::redb::RedbStore;
 use crate::log::ring::{BLOCK, Ring};
-use crate::log::ringed::{RingedStore, new_ring};
+use crate::log::ringed::{RingedStore, Sizes, new_ring};
+use crate::log::shelf::Shelf;
 use crate::log::store::{Change, Map, Op, Store, StoreError};
 
 const SECTOR: usize = 512;
@@ -36,14 +39,19 @@ struct Power {
     rng: fastrand::Rng,
 }
 
-impl Plate {
-    fn operate(&self) -> io::Result<()> {
-        let mut power = self.1.lock().unwrap();
-        if power.operations_left == 0 {
+impl Power {
+    fn operate(&mut self) -> io::Result<()> {
+        if self.operations_left == 0 {
             return Err(io::Error::other("power is out"));
         }
-        power.operations_left -= 1;
+        self.operations_left -= 1;
         Ok(())
+    }
+}
+
+impl Plate {
+    fn operate(&self) -> io::Result<()> {
+        self.1.lock().unwrap().operate()
     }
 
     /// What a machine holds whose process is gone: what was written is seen, on the disk or not. Gives whether any is not.
@@ -136,6 +144,15 @@ impl Disk for Plate {
         }
         Ok(())
     }
+    fn punch(&self, at: u64, len: u64) -> io::Result<()> {
+        assert!(at.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK) && len > 0);
+        let mut platter = self.0.lock().unwrap();
+        let (at, len) = (at as usize, len as usize);
+        platter.seen[at..at + len].fill(0);
+        let sectors = (at..at + len).step_by(SECTOR).map(|at| (at, vec![0; SECTOR]));
+        platter.unsynced.extend(sectors);
+        Ok(())
+    }
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.lock().unwrap().seen.len() as u64)
     }
@@ -151,56 +168,174 @@ impl Disk for Plate {
     }
 }
 
-type Model = BTreeMap<(Map, Vec<u8>), Vec<u8>>;
-type Opened = RingedStore<RedbStore, Plate>;
+/// A shelf of such files. What is removed may be back after a cut.
+#[derive(Clone, Debug)]
+struct Plates(Arc<Mutex<BTreeMap<u32, (Plate, bool)>>>, Arc<Mutex<Power>>);
 
-const MAPS: [Map; 3] = [Map::Journal, Map::Segments, Map::Producers];
+impl Plates {
+    fn after_cut(&self, power: &Arc<Mutex<Power>>) -> Plates {
+        let mut files = BTreeMap::new();
+        for (number, (plate, removed)) in &*self.0.lock().unwrap() {
+            if !removed || power.lock().unwrap().rng.bool() {
+                files.insert(*number, (plate.after_cut(power), false));
+            }
+        }
+        Plates(Arc::new(Mutex::new(files)), Arc::clone(power))
+    }
 
-fn made(power: &Arc<Mutex<Power>>) -> (Plate, Plate) {
-    let empty = || Plate(Arc::default(), Arc::clone(power));
-    let (file, ring) = (empty(), empty());
-    RedbStore::open(file.clone(), 1 << 20, false)
-        .unwrap()
-        .commit(&new_ring(ID))
-        .unwrap();
-    Ring::create(ring.clone(), ID, RING).unwrap();
-    (file, ring)
+    fn after_kill(&self) {
+        for (plate, _) in self.0.lock().unwrap().values() {
+            plate.after_kill();
+        }
+    }
 }
 
-fn power(seed: u64) -> Arc<Mutex<Power>> {
-    Arc::new(Mutex::new(Power {
-        operations_left: u64::MAX,
-        rng: fastrand::Rng::with_seed(seed),
-    }))
+impl Shelf for Plates {
+    type File = Plate;
+
+    fn numbers(&self) -> io::Result<Vec<u32>> {
+        let files = self.0.lock().unwrap();
+        let there = files.iter().filter(|(_, (_, removed))| !removed);
+        Ok(there.map(|(number, _)| *number).collect())
+    }
+    fn create(&self, number: u32) -> io::Result<Plate> {
+        self.1.lock().unwrap().operate()?;
+        let plate = Plate(Arc::default(), Arc::clone(&self.1));
+        self.0.lock().unwrap().insert(number, (plate.clone(), false));
+        Ok(plate)
+    }
+    fn open(&self, number: u32) -> io::Result<Plate> {
+        match self.0.lock().unwrap().get(&number) {
+            Some((plate, false)) => Ok(plate.clone()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+    fn remove(&self, number: u32) -> io::Result<()> {
+        self.1.lock().unwrap().operate()?;
+        let mut files = self.0.lock().unwrap();
+        let (_, removed) = files.get_mut(&number).ok_or(io::ErrorKind::NotFound)?;
+        *removed = true;
+        Ok(())
+    }
 }
 
-fn open(file: &Plate, ring: &Plate) -> Result<Opened, StoreError> {
-    // It grows once, and goes round and round after that.
-    RingedStore::open(RedbStore::open(file.clone(), 1 << 20, false)?, ring.clone(), 2 * RING)
+/// Everything of a store that survives its process.
+#[derive(Clone, Debug)]
+struct Machine {
+    file: Plate,
+    ring: Plate,
+    shelf: Plates,
+    power: Arc<Mutex<Power>>,
 }
 
-fn random_ops(rng: &mut fastrand::Rng) -> Vec<Op> {
-    let key = |rng: &mut fastrand::Rng| vec![rng.u8(..24), rng.u8(..4)];
-    let ops = (0..rng.usize(1..8)).map(|_| {
-        let change = match rng.u8(..10) {
-            0 => Change::DeleteUntil(key(rng)),
-            1 | 2 => Change::Delete,
-            // Now and then one that goes past the ring.
-            3 if rng.u8(..20) == 0 => Change::Put(vec![vec![rng.u8(..); 80_000].into()]),
-            _ => Change::Put(vec![vec![rng.u8(..); rng.usize(..3000)].into(), vec![1].into()]),
+impl Machine {
+    fn new(seed: u64) -> Self {
+        let power = Arc::new(Mutex::new(Power {
+            operations_left: u64::MAX,
+            rng: fastrand::Rng::with_seed(seed),
+        }));
+        let empty = || Plate(Arc::default(), Arc::clone(&power));
+        let (file, ring) = (empty(), empty());
+        RedbStore::open(file.clone(), 1 << 20, false)
+            .unwrap()
+            .commit(&new_ring(ID))
+            .unwrap();
+        Ring::create(ring.clone(), ID, RING).unwrap();
+        let shelf = Plates(Arc::default(), Arc::clone(&power));
+        Self {
+            file,
+            ring,
+            shelf,
+            power,
+        }
+    }
+
+    fn open(&self) -> Result<Opened, StoreError> {
+        // The ring grows once, and goes round and round after that; a data file is full soon.
+        let sizes = Sizes {
+            ring_bytes_max: 2 * RING,
+            file_bytes: 60_000,
         };
+        let database = RedbStore::open(self.file.clone(), 1 << 20, false)?;
+        RingedStore::open(database, self.ring.clone(), self.shelf.clone(), sizes)
+    }
+
+    fn set_operations_left(&self, operations: u64) {
+        self.power.lock().unwrap().operations_left = operations;
+    }
+
+    fn after_cut(&self) -> Self {
+        Self {
+            file: self.file.after_cut(&self.power),
+            ring: self.ring.after_cut(&self.power),
+            shelf: self.shelf.after_cut(&self.power),
+            power: Arc::clone(&self.power),
+        }
+    }
+}
+
+/// Values and bodies.
+type Model = BTreeMap<(Map, Vec<u8>), (Vec<u8>, Vec<u8>)>;
+type Opened = RingedStore<RedbStore, Plate, Plates>;
+
+const MAPS: [Map; 3] = [Map::Topics, Map::Producers, Map::Journal];
+
+/// Operations on few keys; on keys that were never there where there are bodies.
+#[derive(Default)]
+struct Random {
+    key_next: u16,
+}
+
+impl Random {
+    fn ops(&mut self, rng: &mut fastrand::Rng) -> Vec<Op> {
+        (0..rng.usize(1..8)).map(|_| self.op(rng)).collect()
+    }
+
+    fn op(&mut self, rng: &mut fastrand::Rng) -> Op {
         let map = MAPS[rng.usize(..MAPS.len())];
-        let key = key(rng);
-        Op { map, key, change }
-    });
-    ops.collect()
+        if !map.has_bodies() {
+            let key = |rng: &mut fastrand::Rng| vec![rng.u8(..24), rng.u8(..4)];
+            let change = match rng.u8(..10) {
+                0 => Change::DeleteUntil(key(rng)),
+                1 | 2 => Change::Delete,
+                _ => Change::Put(vec![vec![rng.u8(..); rng.usize(..3000)].into(), vec![1].into()]),
+            };
+            return Op {
+                map,
+                key: key(rng),
+                change,
+            };
+        }
+        let old = self.key_next.saturating_sub(rng.u16(..20));
+        match rng.u8(..10) {
+            0 => {
+                // A few of them, or all that are old.
+                let (from, until) = match rng.bool() {
+                    true => (old, old + rng.u16(..6)),
+                    false => (0, self.key_next.saturating_sub(20)),
+                };
+                let change = Change::DeleteUntil(until.to_be_bytes().into());
+                let key = from.to_be_bytes().into();
+                Op { map, key, change }
+            }
+            1..4 => Op::delete(map, old.to_be_bytes()),
+            what => {
+                self.key_next += 1;
+                // Now and then one that goes past the ring.
+                let bytes = if what == 9 && rng.u8(..20) == 0 { 80_000 } else { rng.usize(..3000) };
+                let body = vec![vec![rng.u8(..); bytes].into(), Bytes::from_static(b"end")];
+                Op::put_long(map, self.key_next.to_be_bytes(), vec![rng.u8(..); 9], body)
+            }
+        }
+    }
 }
 
 fn apply(model: &mut Model, ops: &[Op]) {
     for op in ops {
         let place = (op.map, op.key.clone());
         match &op.change {
-            Change::Put(slices) => drop(model.insert(place, slices.concat())),
+            Change::Put(slices) => drop(model.insert(place, (slices.concat(), Vec::new()))),
+            Change::PutLong { head, body } => drop(model.insert(place, (head.to_vec(), body.concat()))),
             Change::Delete => drop(model.remove(&place)),
             Change::DeleteUntil(until) => {
                 model.retain(|(map, key), _| *map != op.map || *key < op.key || key >= until);
@@ -209,64 +344,125 @@ fn apply(model: &mut Model, ops: &[Op]) {
     }
 }
 
-fn content(store: &dyn Store) -> Model {
+/// What is in a store; `model` says how long the bodies are.
+fn content(store: &dyn Store, model: &Model) -> Model {
     let mut found = Model::new();
     for map in MAPS {
         let each = &mut |key: &[u8], value: &[u8]| {
-            assert!(found.insert((map, key.to_vec()), value.to_vec()).is_none());
+            let none = found.insert((map, key.to_vec()), (value.to_vec(), Vec::new()));
+            assert!(none.is_none());
             Ok(true)
         };
         store.scan(map, &[], None, each).unwrap();
     }
-    for ((map, key), value) in &found {
+    for ((map, key), (value, body)) in &mut found {
         assert!(store.point(*map, key).unwrap().as_ref() == Some(value));
+        if let Some((_, told)) = model.get(&(*map, key.clone())).filter(|_| map.has_bodies()) {
+            *body = store.body(*map, key, 0..told.len()).unwrap().unwrap_or_default();
+            let part = told.len() / 3..told.len() / 2;
+            assert!(store.body(*map, key, part.clone()).unwrap().as_deref() == told.get(part));
+        }
     }
     found
 }
 
+/// Whether a store holds one of these; which.
+fn one_of<'a>(found: &Model, models: &[&'a Model]) -> Option<&'a Model> {
+    models.iter().find(|model| **model == found).copied()
+}
+
 #[test]
 fn a_power_cut_at_any_operation_keeps_every_commit_that_was_told() {
-    let (mut cuts, mut cuts_in_recovery) = (0, 0);
+    let (mut cuts, mut cuts_in_recovery, mut between_two, mut files_gone) = (0, 0, 0, 0);
     for seed in 0..20 {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let power = power(seed);
-        let (mut file, mut ring) = made(&power);
+        let mut random = Random::default();
+        let mut machine = Machine::new(seed);
         let mut told = Model::new();
         for _ in 0..25 {
-            power.lock().unwrap().operations_left = rng.u64(1..900);
-            let mut attempted = told.clone();
+            machine.set_operations_left(rng.u64(1..900));
+            let (mut first, mut second) = (told.clone(), told.clone());
             let mut run = || -> Result<(), StoreError> {
-                let store = open(&file, &ring)?;
+                let store = machine.open()?;
                 loop {
-                    let ops = random_ops(&mut rng);
-                    apply(&mut attempted, &ops);
-                    store.commit(&ops)?;
-                    told = attempted.clone();
+                    let ops = random.ops(&mut rng);
+                    apply(&mut first, &ops);
+                    second.clone_from(&first);
+                    match store.begin(&ops)? {
+                        Some(begun) if rng.u8(..3) == 0 => {
+                            // Another goes to the disk beside it, and is there first or last.
+                            let beside = random.ops(&mut rng);
+                            apply(&mut second, &beside);
+                            let begun_beside = store.begin(&beside)?;
+                            let early = rng.bool();
+                            if let (Some(begun), true) = (&begun_beside, early) {
+                                store.write(begun)?;
+                            }
+                            store.write(&begun)?;
+                            store.settle(begun, &ops)?;
+                            told = first.clone();
+                            match begun_beside {
+                                Some(begun) => {
+                                    if !early {
+                                        store.write(&begun)?;
+                                    }
+                                    store.settle(begun, &beside)?;
+                                }
+                                None => store.commit(&beside)?,
+                            }
+                            first.clone_from(&second);
+                        }
+                        Some(begun) => {
+                            store.write(&begun)?;
+                            store.settle(begun, &ops)?;
+                        }
+                        None => store.commit(&ops)?,
+                    }
+                    told = first.clone();
                     if store.checkpoint_due() || rng.u8(..20) == 0 {
                         store.checkpoint()?;
                     }
                     if rng.u8(..50) == 0 {
-                        assert!(content(&store) == told, "seed {seed}");
+                        assert!(content(&store, &told) == told, "seed {seed}");
                     }
                 }
             };
             assert!(run().is_err());
             cuts += 1;
-            (file, ring) = (file.after_cut(&power), ring.after_cut(&power));
+            machine = machine.after_cut();
             // A second cut in the middle of the recovery changes nothing.
-            power.lock().unwrap().operations_left = rng.u64(..40);
-            if open(&file, &ring).is_err() {
+            machine.set_operations_left(rng.u64(..40));
+            if machine.open().is_err() {
                 cuts_in_recovery += 1;
             }
-            (file, ring) = (file.after_cut(&power), ring.after_cut(&power));
-            power.lock().unwrap().operations_left = u64::MAX;
-            let found = content(&open(&file, &ring).expect("it recovers"));
-            assert!(found == told || found == attempted, "seed {seed}: neither commit");
-            told = found;
+            machine = machine.after_cut();
+            machine.set_operations_left(u64::MAX);
+            let store = machine.open().expect("it recovers");
+            let mut any = told.clone();
+            any.extend(first.clone());
+            any.extend(second.clone());
+            let found = content(&store, &any);
+            let made = one_of(&found, &[&told, &first, &second]);
+            told = made.unwrap_or_else(|| panic!("seed {seed}: neither commit")).clone();
+            between_two += usize::from(told == first && first != second);
         }
+        // Every byte of a body is counted, and no file is there that nobody needs.
+        let store = machine.open().unwrap();
+        store.commit(&[Op::put(Map::Topics, [9, 9], vec![1])]).unwrap();
+        store.checkpoint().unwrap();
+        let live = store.live();
+        let bodies: usize = told.values().map(|(_, body)| body.len()).sum();
+        assert_eq!(live.values().sum::<u64>(), bodies as u64, "seed {seed}");
+        let numbers = machine.shelf.numbers().unwrap();
+        assert!(numbers.iter().all(|number| live.contains_key(number)), "{numbers:?}, {live:?}");
+        let newest = live.keys().max();
+        assert!(live.iter().all(|(number, bytes)| *bytes > 0 || Some(number) == newest), "{live:?}");
+        files_gone += live.keys().min().map_or(0, |oldest| oldest - 1);
     }
     assert_eq!(cuts, 20 * 25);
     assert!(cuts_in_recovery > 50, "{cuts_in_recovery}");
+    assert!(between_two > 5, "{between_two}");
+    assert!(files_gone > 20, "{files_gone}");
 }
 
 #[test]
@@ -274,69 +470,97 @@ fn what_the_next_process_reads_survives_a_power_cut() {
     let mut unsynced = 0;
     for seed in 0..100 {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let power = power(seed);
-        let (file, ring) = made(&power);
-        power.lock().unwrap().operations_left = rng.u64(20..200);
+        let mut random = Random::default();
+        let machine = Machine::new(seed);
+        machine.set_operations_left(rng.u64(20..200));
+        let mut model = Model::new();
         let mut run = || -> Result<(), StoreError> {
-            let store = open(&file, &ring)?;
+            let store = machine.open()?;
             loop {
-                store.commit(&random_ops(&mut rng))?;
+                let ops = random.ops(&mut rng);
+                apply(&mut model, &ops);
+                store.commit(&ops)?;
             }
         };
         assert!(run().is_err());
-        file.after_kill();
-        unsynced += usize::from(ring.after_kill());
-        power.lock().unwrap().operations_left = u64::MAX;
-        let store = open(&file, &ring).expect("it opens");
-        let found = content(&store);
-        let (file, ring) = (file.after_cut(&power), ring.after_cut(&power));
-        assert!(
-            content(&open(&file, &ring).expect("it recovers")) == found,
-            "seed {seed}"
-        );
+        machine.file.after_kill();
+        machine.shelf.after_kill();
+        unsynced += usize::from(machine.ring.after_kill());
+        machine.set_operations_left(u64::MAX);
+        let store = machine.open().expect("it opens");
+        let found = content(&store, &model);
+        std::mem::forget(store);
+        let again = machine.after_cut().open().expect("it recovers");
+        assert!(content(&again, &model) == found, "seed {seed}");
     }
     assert!(unsynced > 10, "{unsynced}");
 }
 
 #[test]
+fn what_was_written_ahead_of_a_torn_record_is_dropped_and_never_comes_back() {
+    let machine = Machine::new(1);
+    let store = machine.open().unwrap();
+    let put = |key: u8, value: u8| [Op::put(Map::Topics, [key], vec![value; 100])];
+    store.commit(&put(1, 1)).unwrap();
+    let torn = store.begin(&put(2, 2)).unwrap().unwrap();
+    let ahead = store.begin(&put(3, 3)).unwrap().unwrap();
+    store.write(&ahead).unwrap();
+    std::mem::forget((store, torn, ahead));
+    for value in 4..7 {
+        let store = machine.open().expect("nothing that was told is missing");
+        // In the place of the torn one; the record that was written ahead lies behind it, with the next number.
+        store.commit(&put(2, value)).unwrap();
+        let told = Model::from_iter([(1, 1), (2, value)].map(|(key, value)| {
+            let place = (Map::Topics, vec![key]);
+            (place, (vec![value; 100], Vec::new()))
+        }));
+        assert!(content(&store, &told) == told, "{value}");
+        // As a kill leaves it, with what was found flushed and this one not.
+        std::mem::forget(store);
+        assert!(content(&machine.open().unwrap(), &told) == told, "{value}");
+    }
+}
+
+#[test]
 fn a_disk_that_takes_nothing_is_read_and_takes_no_commit_over_what_it_owes() {
-    let power = power(1);
-    let (file, ring) = made(&power);
-    let store = open(&file, &ring).unwrap();
+    let machine = Machine::new(1);
+    let store = machine.open().unwrap();
     let op = |key: u8| Op::put(MAPS[0], [key], vec![key; 50_000]);
     for key in 0..3 {
         store.commit(&[op(key)]).unwrap();
     }
     // As a cut leaves it: nothing of it is in the database.
-    let (file, ring) = (file.after_cut(&power), ring.after_cut(&power));
-    file.set_full(true);
+    let machine = machine.after_cut();
+    std::mem::forget(store);
+    machine.file.set_full(true);
     for _ in 0..2 {
-        let store = open(&file, &ring).unwrap();
-        assert_eq!(content(&store).len(), 3);
+        let store = machine.open().unwrap();
+        assert_eq!(content(&store, &Model::new()).len(), 3);
         let refused = store.commit(&[Op::delete(MAPS[0], [9])]).unwrap_err();
         assert!(matches!(refused, StoreError::Io(_)), "{refused}");
     }
-    file.set_full(false);
-    let store = open(&file, &ring).unwrap();
+    machine.file.set_full(false);
+    let store = machine.open().unwrap();
     store.commit(&[op(3)]).unwrap();
-    assert_eq!(content(&store).len(), 4);
+    assert_eq!(content(&store, &Model::new()).len(), 4);
 }
 
 #[test]
 fn what_waits_is_laid_over_the_database_whenever_it_is_flushed() {
     for seed in 0..10 {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let (file, ring) = made(&power(seed));
-        let store = open(&file, &ring).unwrap();
+        let mut random = Random::default();
+        let machine = Machine::new(seed);
+        let store = machine.open().unwrap();
         let mut model = Model::new();
         for _ in 0..200 {
-            let ops = random_ops(&mut rng);
+            let ops = random.ops(&mut rng);
             apply(&mut model, &ops);
             store.commit(&ops).unwrap();
             if rng.u8(..10) == 0 {
                 store.checkpoint().unwrap();
             }
-            assert!(content(&store) == model, "seed {seed}");
+            assert!(content(&store, &model) == model, "seed {seed}");
         }
         let (map, from, until) = (MAPS[0], [5], [15]);
         let mut part = Vec::new();
@@ -355,43 +579,43 @@ fn what_waits_is_laid_over_the_database_whenever_it_is_flushed() {
 
 #[test]
 fn a_ring_that_has_no_room_grows_up_to_its_bound_before_a_commit_waits_for_a_flush() {
-    let power = power(1);
-    let (file, ring) = made(&power);
-    let store = open(&file, &ring).unwrap();
-    let put = |key: u8| Op::put(Map::Journal, [key], vec![key; 50_000]);
+    let machine = Machine::new(1);
+    let store = machine.open().unwrap();
+    let put = |key: u8| Op::put(Map::Topics, [key], vec![key; 50_000]);
     let flushed = || {
-        let applied = RedbStore::open(file.after_cut(&power), 1 << 20, false).unwrap();
-        let found = applied.point(Map::Journal, &[0]).unwrap();
+        let file = machine.file.after_cut(&machine.power);
+        let applied = RedbStore::open(file, 1 << 20, false).unwrap();
+        let found = applied.point(Map::Topics, &[0]).unwrap();
         found.is_some()
     };
     for key in 0..9 {
         store.commit(&[put(key)]).unwrap();
     }
-    assert_eq!(ring.len().unwrap(), 2 * RING);
+    assert_eq!(machine.ring.len().unwrap(), 2 * RING);
     assert!(!flushed());
     for key in 9..20 {
         store.commit(&[put(key)]).unwrap();
     }
-    assert_eq!(ring.len().unwrap(), 2 * RING);
+    assert_eq!(machine.ring.len().unwrap(), 2 * RING);
     assert!(flushed());
     // What a killed process leaves is found in the longer one.
-    let found = content(&open(&file.after_cut(&power), &ring.after_cut(&power)).unwrap());
-    let expected = (0..20).map(|key| ((Map::Journal, vec![key]), vec![key; 50_000]));
+    let found = content(&machine.after_cut().open().unwrap(), &Model::new());
+    let expected = (0..20).map(|key| ((Map::Topics, vec![key]), (vec![key; 50_000], Vec::new())));
     assert!(found == expected.collect());
 }
 
 #[test]
 fn a_damaged_record_that_is_needed_is_damage_and_no_guess() {
-    let (file, ring) = made(&power(1));
-    let store = open(&file, &ring).unwrap();
+    let machine = Machine::new(1);
+    let store = machine.open().unwrap();
     for i in 0..4u8 {
-        store.commit(&[Op::put(Map::Journal, vec![i], vec![i; 1000])]).unwrap();
+        store.commit(&[Op::put(Map::Topics, vec![i], vec![i; 1000])]).unwrap();
     }
     // As a kill leaves it: nothing is flushed.
     std::mem::forget(store);
     // The second record, in its body.
-    ring.0.lock().unwrap().seen[BLOCK as usize * 2 + 500] ^= 1;
-    let refused = open(&file, &ring).map(|_| ()).unwrap_err();
+    machine.ring.0.lock().unwrap().seen[BLOCK as usize * 2 + 500] ^= 1;
+    let refused = machine.open().map(|_| ()).unwrap_err();
     assert!(
         matches!(&refused, StoreError::Damaged(why) if why.contains("record 2")),
         "{refused}"
@@ -399,11 +623,65 @@ fn a_damaged_record_that_is_needed_is_damage_and_no_guess() {
 }
 
 #[test]
+fn the_record_before_the_newest_is_needed_where_it_was_durable_before_the_newest_was_written() {
+    for both_at_once in [false, true] {
+        let machine = Machine::new(1);
+        let store = machine.open().unwrap();
+        let put = |key: u8| [Op::put(Map::Topics, [key], vec![key; 1000])];
+        if both_at_once {
+            let begun = [1, 2].map(|key| store.begin(&put(key)).unwrap().unwrap());
+            begun.iter().for_each(|begun| store.write(begun).unwrap());
+            std::mem::forget(begun);
+        } else {
+            store.commit(&put(1)).unwrap();
+            store.commit(&put(2)).unwrap();
+        }
+        std::mem::forget(store);
+        machine.ring.0.lock().unwrap().seen[BLOCK as usize + 500] ^= 1;
+        let opened = machine.open().map(|store| content(&store, &Model::new()).len());
+        match both_at_once {
+            true => assert_eq!(opened.unwrap(), 0, "neither was told"),
+            false => assert!(matches!(opened, Err(StoreError::Damaged(_)))),
+        }
+    }
+}
+
+#[test]
+fn a_data_file_that_is_missing_takes_nothing_but_its_own_bodies_along() {
+    let machine = Machine::new(1);
+    let store = machine.open().unwrap();
+    let put = |key: u8| [Op::put_long(Map::Journal, [key], vec![key], vec![vec![key; 40_000].into()])];
+    for key in 0..6 {
+        store.commit(&put(key)).unwrap();
+        store.checkpoint().unwrap();
+    }
+    drop(store);
+    let numbers = machine.shelf.numbers().unwrap();
+    assert_eq!(numbers, [1, 2, 3]);
+    for gone in [2, 3] {
+        machine.shelf.0.lock().unwrap().remove(&gone);
+        let store = machine.open().unwrap();
+        let heads = content(&store, &Model::new());
+        let there = |key: u8| store.body(Map::Journal, &[key], 0..40_000).unwrap().is_some();
+        let lost = (0..6).filter(|key| !there(*key)).collect::<Vec<_>>();
+        assert_eq!(lost, (2..2 * gone as u8).collect::<Vec<_>>());
+        assert_eq!(heads.len(), 6 + usize::from(gone > 2));
+        // It goes on, in a new file where the newest is gone.
+        store.commit(&put(4 + gone as u8)).unwrap();
+        store.checkpoint().unwrap();
+        assert!(there(4 + gone as u8));
+    }
+}
+
+#[test]
 fn a_ring_of_another_database_is_refused_before_anything_is_taken_from_it() {
-    let (file, _) = made(&power(1));
-    let (_, other) = made(&power(2));
-    other.0.lock().unwrap().seen[8] ^= 1;
-    let refused = open(&file, &other).map(|_| ()).unwrap_err();
+    let (machine, other) = (Machine::new(1), Machine::new(2));
+    other.ring.0.lock().unwrap().seen[8] ^= 1;
+    let mixed = Machine {
+        ring: other.ring,
+        ..machine
+    };
+    let refused = mixed.open().map(|_| ()).unwrap_err();
     assert!(
         matches!(&refused, StoreError::Damaged(why) if why.contains("not the ring")),
         "{refused}"
