@@ -121,7 +121,10 @@ impl Ledger {
     /// Bytes of bodies by file.
     #[cfg(test)]
     pub(super) fn live(&self) -> BTreeMap<u32, u64> {
-        self.counts.iter().map(|(number, counts)| (*number, counts.live)).collect()
+        self.counts
+            .iter()
+            .map(|(number, counts)| (*number, counts.live))
+            .collect()
     }
 
     /// The file that bodies go to.
@@ -145,7 +148,10 @@ impl<F: Shelf> Bodies<F> {
     pub(super) fn missing(&self, ledger: &Ledger) -> io::Result<Vec<u32>> {
         let there = self.shelf.numbers()?;
         let named = ledger.counts.iter().filter(|(_, counts)| counts.live > 0);
-        Ok(named.map(|(number, _)| *number).filter(|number| !there.contains(number)).collect())
+        Ok(named
+            .map(|(number, _)| *number)
+            .filter(|number| !there.contains(number))
+            .collect())
     }
 
     /// A part of a body; `None` where it has none.
@@ -155,7 +161,8 @@ impl<F: Shelf> Bodies<F> {
         }
         let mut out = vec![0; range.end - range.start];
         if !out.is_empty() {
-            self.file(extent.file)?.read(extent.offset + range.start as u64, &mut out)?;
+            self.file(extent.file)?
+                .read(extent.offset + range.start as u64, &mut out)?;
         }
         Ok(Some(out))
     }
@@ -179,7 +186,11 @@ impl<F: Shelf> Bodies<F> {
             let mut offset = begins;
             for slices in bodies {
                 let bytes = slices.iter().map(Bytes::len).sum::<usize>() as u32;
-                extents.push(Extent { file: number, offset, bytes });
+                extents.push(Extent {
+                    file: number,
+                    offset,
+                    bytes,
+                });
                 offset += u64::from(bytes);
             }
             append(&*file, begins, bodies, &mut ledger.buffer).map_err(|error| of_io(&error))?;
@@ -198,7 +209,9 @@ impl<F: Shelf> Bodies<F> {
         let active = counts.keys().copied().max().max(ledger.active());
         let now = ledger.counts.iter().chain(&counts);
         let now: BTreeMap<u32, Counts> = now.map(|(number, of_file)| (*number, *of_file)).collect();
-        let past = now.iter().filter(|(number, of_file)| of_file.live == 0 && Some(**number) != active);
+        let past = now
+            .iter()
+            .filter(|(number, of_file)| of_file.live == 0 && Some(**number) != active);
         let gone: Vec<u32> = past.map(|(number, _)| *number).collect();
         for number in &gone {
             counts.remove(number);
@@ -220,7 +233,9 @@ impl<F: Shelf> Bodies<F> {
         }
         for (number, range) in holes(entry.freed) {
             if ledger.counts.contains_key(&number)
-                && let Err(error) = self.file(number).and_then(|file| file.punch(range.start, range.end - range.start))
+                && let Err(error) = self
+                    .file(number)
+                    .and_then(|file| file.punch(range.start, range.end - range.start))
             {
                 tracing::debug!(%error, number, "the space in a data file stays taken until it goes");
             }
@@ -335,7 +350,10 @@ fn holes(mut freed: Vec<Extent>) -> Vec<(u32, Range<u64>)> {
         }
     }
     let whole = |(file, run): (u32, Range<u64>)| (file, run.start.next_multiple_of(BLOCK)..run.end / BLOCK * BLOCK);
-    runs.into_iter().map(whole).filter(|(_, hole)| !hole.is_empty()).collect()
+    runs.into_iter()
+        .map(whole)
+        .filter(|(_, hole)| !hole.is_empty())
+        .collect()
 }
 
 #[cfg(test)]

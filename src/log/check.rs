@@ -212,11 +212,10 @@ impl Checker {
             };
             let mut at = 0u32;
             for entry in directory.entries {
-                places.entry(entry.partition).or_default().push(Place {
-                    entry,
-                    row,
-                    at,
-                });
+                places
+                    .entry(entry.partition)
+                    .or_default()
+                    .push(Place { entry, row, at });
                 at = at.saturating_add(entry.bytes);
             }
             Ok(())

@@ -128,7 +128,13 @@ fn stamped(
     now: Now,
 ) -> (BatchEntry, Bytes) {
     let (base_offset, records, mut max_timestamp, mut bytes) = match run {
-        Run::Records(base_offset, packer) => (base_offset, packer.records(), packer.max_timestamp(), packer.finish()),
+        Run::Records(base_offset, packer) => {
+            let (records, newest) = (packer.records(), packer.max_timestamp());
+            let mut bytes = packer.finish();
+            // The tail cache counts what is used of it.
+            bytes.shrink_to_fit();
+            (base_offset, records, newest, bytes)
+        }
         Run::Batch(base_offset, batch) => {
             let header = *batch.header();
             let records = header.last_offset_delta as u32 + 1;

@@ -124,7 +124,9 @@ impl Directory {
         let append_ms = fields.i64()?;
         let whole = fields.u32()? as usize;
         if fields.0.len() != count.saturating_mul(ENTRY_BYTES) {
-            return Err(damaged("the directory of a journal row has another length than it says"));
+            return Err(damaged(
+                "the directory of a journal row has another length than it says",
+            ));
         }
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {

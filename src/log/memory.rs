@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use super::depot::{Depot, Identity};
 use super::store::{Change, Each, Map, Op, Store, StoreError};
 
-/// Values and bodies.
-type Entries = BTreeMap<Vec<u8>, (Vec<u8>, Vec<u8>)>;
+type Entries = BTreeMap<Vec<u8>, Long>;
+/// A value and its body.
+type Long = (Vec<u8>, Vec<u8>);
 
 /// The depot of a store in memory. Opened again it gives the same store, as a disk would.
 #[derive(Debug, Default)]
@@ -81,7 +82,10 @@ impl Store for Arc<MemoryStore> {
 
     fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(maps.get(&map).and_then(|map| map.get(key)).map(|(value, _)| value.clone()))
+        Ok(maps
+            .get(&map)
+            .and_then(|map| map.get(key))
+            .map(|(value, _)| value.clone()))
     }
 
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
@@ -100,7 +104,7 @@ fn between<'a>(
     map: &'a Entries,
     from: &[u8],
     until: Option<&[u8]>,
-) -> Box<dyn Iterator<Item = (&'a Vec<u8>, &'a (Vec<u8>, Vec<u8>))> + 'a> {
+) -> Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Long)> + 'a> {
     if until.is_some_and(|until| until <= from) {
         return Box::new(std::iter::empty());
     }

@@ -34,9 +34,9 @@ pub(super) struct Overlay {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layer {
     /// The value of a key; `None` when it is gone.
-    entries: BTreeMap<Vec<u8>, Option<Value>>,
+    pub(super) entries: BTreeMap<Vec<u8>, Option<Value>>,
     /// Ranges in which nothing is there but `entries`, which are newer; they do not overlap.
-    gone: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) gone: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// What an overlay says of a key.
@@ -116,11 +116,6 @@ impl Layer {
                 }
             }
         }
-    }
-
-    /// Ranges that are gone but for `entries`, and these.
-    pub(super) fn parts(&self) -> (&BTreeMap<Vec<u8>, Vec<u8>>, &BTreeMap<Vec<u8>, Option<Value>>) {
-        (&self.gone, &self.entries)
     }
 
     /// Keys of the range with their values, in order; those that are gone as `None`.

@@ -102,7 +102,9 @@ impl Until {
     };
 
     fn holds(&self, waiting: &Waiting) -> bool {
-        waiting.items.len() >= self.items || waiting.bytes >= self.bytes || self.disk.is_some_and(|lane| waiting.has(lane))
+        waiting.items.len() >= self.items
+            || waiting.bytes >= self.bytes
+            || self.disk.is_some_and(|lane| waiting.has(lane))
     }
 }
 
@@ -211,7 +213,11 @@ impl Queue {
         };
         let mut waiting = self.sleep(waiting, until, None);
         // A large one that may go goes: what waits is the next one's.
-        let bytes_max = if lane == Lane::Beside && waiting.has(lane) { 0 } else { bytes_max };
+        let bytes_max = if lane == Lane::Beside && waiting.has(lane) {
+            0
+        } else {
+            bytes_max
+        };
         let gathered = self.take(&mut waiting, bytes_max, false);
         let turn = waiting.has(lane).then(|| waiting.begin());
         More { gathered, turn }

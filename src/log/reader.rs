@@ -279,11 +279,7 @@ fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Ref
             return Ok(None);
         };
         let partition = request.partition.0;
-        (
-            PartitionKey { topic, partition },
-            place,
-            log.log_start,
-        )
+        (PartitionKey { topic, partition }, place, log.log_start)
     };
     let bytes = stored(shared, key, &place).map_err(|error| unreadable(shared, error))?;
     let records = Batch::parse_trusted(bytes).and_then(|batch| batch.records(INFLATE_BYTES_MAX));

@@ -79,7 +79,7 @@ impl Record {
 }
 
 /// Where a record is, or goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// Its number.
     pub seq: u64,

@@ -212,8 +212,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
     fn bring(&self, ledger: &mut Ledger, overlay: &Overlay, seq: Applied) -> Result<(), StoreError> {
         let (mut ops, mut long, mut bodies, mut freed) = (vec![applied_op(seq)], Vec::new(), Vec::new(), Vec::new());
         for (map, layer) in overlay.layers() {
-            let (gone, entries) = layer.parts();
-            for (from, until) in gone {
+            for (from, until) in &layer.gone {
                 if map.has_bodies() {
                     self.database.scan(map, from, Some(until), &mut |_, row| {
                         freed.push(Extent::decode(row)?.0);
@@ -223,7 +222,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
                 let (key, change) = (from.clone(), Change::DeleteUntil(until.clone()));
                 ops.push(Op { map, key, change });
             }
-            for (key, value) in entries {
+            for (key, value) in &layer.entries {
                 match value {
                     Some(value) if !map.has_bodies() => {
                         let (key, change) = (key.clone(), Change::Put(value.head.clone()));

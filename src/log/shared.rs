@@ -112,7 +112,8 @@ impl Shared {
     pub(super) fn write(&self, begun: &Begun) -> Result<(), StoreError> {
         let before_us = self.clock_us();
         self.keeper.with(|store| store.write(begun))?;
-        self.disk_us.store(self.clock_us().saturating_sub(before_us), Ordering::Relaxed);
+        self.disk_us
+            .store(self.clock_us().saturating_sub(before_us), Ordering::Relaxed);
         Ok(())
     }
 

@@ -197,7 +197,7 @@ pub fn of_io(error: &std::io::Error) -> StoreError {
 }
 
 /// A commit that has begun: its record of the ring, and the place that it goes to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Begun {
     pub(super) record: Record,
     pub(super) place: Place,

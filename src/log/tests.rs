@@ -15,6 +15,7 @@ mod check;
 mod conformance;
 mod files;
 mod golden;
+mod machine;
 mod retention;
 mod ring;
 mod writer;

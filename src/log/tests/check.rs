@@ -76,7 +76,9 @@ fn a_flipped_bit_in_the_database_is_found_and_so_is_a_data_file_that_is_missing_
     // The directory of a row: its checksum covers the entry, whose offset tells it apart.
     let key = [&40u64.to_be_bytes()[..], &1u32.to_be_bytes()].concat();
     let mut bytes = whole.clone();
-    let places: Vec<usize> = (0..bytes.len() - 12).filter(|at| bytes[*at..].starts_with(&key)).collect();
+    let places: Vec<usize> = (0..bytes.len() - 12)
+        .filter(|at| bytes[*at..].starts_with(&key))
+        .collect();
     assert!(!places.is_empty());
     places.into_iter().for_each(|at| bytes[at + 7] ^= 0x10);
     std::fs::write(&path, bytes).unwrap();

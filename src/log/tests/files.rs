@@ -105,7 +105,13 @@ fn a_damaged_database_is_set_aside_and_offsets_go_on_above_it() {
         let appended = append(&log, "t", Some("k"), "after", 1).unwrap();
         assert_eq!(appended.base_offset, Offset(1 << 40), "{damage}");
         assert_eq!(log.bounds("t", appended.partition).unwrap().leader_epoch, 1);
-        assert!(folder.path().join(format!("{DATA}.damaged-1")).join("0000000001.data").exists());
+        assert!(
+            folder
+                .path()
+                .join(format!("{DATA}.damaged-1"))
+                .join("0000000001.data")
+                .exists()
+        );
         let aside = folder.path().join(format!("{DATABASE}.damaged-1"));
         // A sound database was opened, and changed by that, before its ring was found to be another's.
         let touched = damage == "another's ring";
@@ -153,7 +159,10 @@ fn batches_whose_database_is_gone_are_put_aside_and_not_written_among() {
     let file = "0000000001.data";
     let before = std::fs::read(folder.path().join(DATA).join(file)).unwrap();
     let log = folder.open();
-    assert_eq!(append(&log, "t", Some("k"), "two", 2).unwrap().base_offset, Offset(1 << 40));
+    assert_eq!(
+        append(&log, "t", Some("k"), "two", 2).unwrap().base_offset,
+        Offset(1 << 40)
+    );
     let aside = folder.path().join(format!("{DATA}.damaged-1"));
     assert!(std::fs::read(aside.join(file)).unwrap() == before);
 }
@@ -182,7 +191,12 @@ fn the_space_of_what_is_past_is_given_back() {
     }
     let file = std::fs::metadata(path).unwrap();
     assert!(file.len() > 9_000_000, "{}", file.len());
-    assert!(file.blocks() * 512 < 3_000_000, "{} of {}", file.blocks() * 512, file.len());
+    assert!(
+        file.blocks() * 512 < 3_000_000,
+        "{} of {}",
+        file.blocks() * 512,
+        file.len()
+    );
 }
 
 #[test]

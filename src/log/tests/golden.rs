@@ -117,12 +117,7 @@ fn directories_of_journal_rows_are_as_they_were() {
             "{}",
             vector.name
         );
-        assert_eq!(
-            Directory::decode(bytes),
-            Ok(Directory { entries }),
-            "{}",
-            vector.name
-        );
+        assert_eq!(Directory::decode(bytes), Ok(Directory { entries }), "{}", vector.name);
         every_bit_counts(vector.name, bytes, Directory::decode);
     }
 }
@@ -178,7 +173,12 @@ fn producers_are_as_they_were() {
 #[test]
 fn keys_and_places_of_bodies_are_as_they_were() {
     for vector in vectors("journal") {
-        assert_eq!(journal_key(vector.number("row"))[..], vector.bytes[0], "{}", vector.name);
+        assert_eq!(
+            journal_key(vector.number("row"))[..],
+            vector.bytes[0],
+            "{}",
+            vector.name
+        );
     }
     for vector in vectors("extent") {
         let bytes = &vector.bytes[0];

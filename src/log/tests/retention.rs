@@ -185,12 +185,7 @@ fn a_deleted_topic_frees_its_space_and_one_of_the_same_name_begins_anew() {
     assert_eq!(watched.0.load(Ordering::Relaxed), 1);
     assert!(log.topic("t").is_none());
     log.set_now(now(20_000));
-    for map in [
-        Map::Journal,
-        Map::Segments,
-        Map::Producers,
-        Map::Topics,
-    ] {
+    for map in [Map::Journal, Map::Segments, Map::Producers, Map::Topics] {
         assert_eq!(rows(&log, map), 0, "{map:?}");
     }
     make(&log, &[]);

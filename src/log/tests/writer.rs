@@ -1,12 +1,14 @@
 //! The writer on its thread, and a store that fails.
 
-use std::sync::mpsc::sync_channel;
+use std::ops::Range;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use super::*;
+use crate::log::depot::{Depot, Identity};
 use crate::log::desk::LARGE_ITEMS;
 use crate::log::fault::{Fate, Faulty};
 use crate::log::memory::MemoryDepot;
-use crate::log::store::StoreError;
+use crate::log::store::{Begun, Each, Map, Op, Store, StoreError};
 
 fn ask(log: &Log, value: &str) -> Ticket<Committed> {
     let append = Append::Record {
@@ -149,6 +151,99 @@ fn what_was_prepared_on_a_commit_that_failed_is_refused_with_it() {
     );
     // It goes on, with the offsets that nothing was stored under.
     assert_eq!(ask(&log, "next").wait().unwrap().appended[0].base_offset, Offset(2));
+    log.stop();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// A store that takes two commits at a time. The test says what becomes of each.
+struct Two {
+    store: Box<dyn Store>,
+    asked: SyncSender<SyncSender<Result<(), StoreError>>>,
+}
+
+struct TwoDepot(MemoryDepot, SyncSender<SyncSender<Result<(), StoreError>>>);
+
+impl Depot for TwoDepot {
+    fn open(&self, verify: bool) -> Result<(Box<dyn Store>, Identity), StoreError> {
+        let (store, identity) = self.0.open(verify)?;
+        let asked = self.1.clone();
+        Ok((Box::new(Two { store, asked }), identity))
+    }
+    fn set_aside(&self) -> Result<String, StoreError> {
+        self.0.set_aside()
+    }
+}
+
+impl Store for Two {
+    fn commit(&self, ops: &[Op]) -> Result<(), StoreError> {
+        self.store.commit(ops)
+    }
+    fn takes_two(&self) -> bool {
+        true
+    }
+    fn begin(&self, _: &[Op]) -> Result<Option<Begun>, StoreError> {
+        Ok(Some(Begun::default()))
+    }
+    fn write(&self, _: &Begun) -> Result<(), StoreError> {
+        let (fate_in, fate) = sync_channel(1);
+        self.asked.send(fate_in).unwrap();
+        fate.recv().unwrap()
+    }
+    fn settle(&self, _: Begun, ops: &[Op]) -> Result<(), StoreError> {
+        self.store.commit(ops)
+    }
+    fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.point(map, key)
+    }
+    fn body(&self, map: Map, key: &[u8], range: Range<usize>) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.body(map, key, range)
+    }
+    fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
+        self.store.scan(map, from, until, each)
+    }
+}
+
+#[test]
+fn two_large_commits_are_at_the_disk_at_once_and_end_in_order_and_fail_together() {
+    let (asked_in, asked) = sync_channel(2);
+    let depot = TwoDepot(MemoryDepot::default(), asked_in);
+    let Opening { log, writer, .. } = Log::open_in(Box::new(depot), inline::options(now(1))).unwrap();
+    let topic = ask(&log, "makes the topic");
+    let threads = both(writer);
+    asked.recv().unwrap().send(Ok(())).unwrap();
+    topic.wait().unwrap();
+    let offset = |ticket: Ticket<Committed>| ticket.wait().map(|done| done.appended[0].base_offset.0);
+    let mut next = 1;
+    for fails in [None, Some(true), Some(false), None] {
+        let many = || -> Vec<_> { (0..LARGE_ITEMS).map(|i| ask(&log, &i.to_string())).collect() };
+        // One thread does a small one from end to end, so that what comes meanwhile is one large one.
+        let small = ask(&log, "small");
+        let of_small = asked.recv().unwrap();
+        let mut first = many();
+        of_small.send(Ok(())).unwrap();
+        assert_eq!(offset(small), Ok(next));
+        next += 1;
+        let of_first = asked.recv().unwrap();
+        let second = many();
+        let of_second = asked.recv().unwrap();
+        let fate = |of_first| match fails {
+            Some(first) if first == of_first => Err(StoreError::Io("no space left".into())),
+            _ => Ok(()),
+        };
+        of_second.send(fate(false)).unwrap();
+        assert!(first.iter_mut().all(|ticket| ticket.take().is_none()));
+        of_first.send(fate(true)).unwrap();
+        for (tickets, fail) in [(first, fails == Some(true)), (second, fails.is_some())] {
+            let results: Vec<_> = tickets.into_iter().map(offset).collect();
+            if fail {
+                let refused = |result: &Result<u64, Refused>| result.as_ref().is_err_and(|it| it.code == Code::Storage);
+                assert!(results.iter().all(refused), "{results:?}");
+            } else {
+                assert!(results.into_iter().eq((next..next + LARGE_ITEMS as u64).map(Ok)));
+                next += LARGE_ITEMS as u64;
+            }
+        }
+    }
     log.stop();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }

@@ -123,9 +123,6 @@ pub fn recompress(batch: &Batch, codec: Codec, output_bytes_max: usize) -> Resul
     Ok(out)
 }
 
-/// Bytes of the longest varint.
-const VARINT_BYTES_MAX: usize = 10;
-
 /// What the header says of the records.
 #[derive(Debug)]
 struct Shape {
@@ -186,7 +183,7 @@ fn put_record(out: &mut Vec<u8>, record: &Record, base_timestamp: i64, offset_de
     // Wrapping, so that timestamps at both ends of the range come back as they were.
     let timestamp_delta = record.timestamp_ms.wrapping_sub(base_timestamp);
     let body = body_bytes(record, timestamp_delta, offset_delta);
-    out.reserve(body + VARINT_BYTES_MAX);
+    out.reserve(varint_bytes(body as i64) + body);
     put_varint(out, body as i64);
     out.push(0);
     put_varint(out, timestamp_delta);
