@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::model::{Code, Now};
 
@@ -20,8 +19,6 @@ use super::ticket::Wakes;
 /// A commit of so many items, or bytes, is worth a second thread.
 pub(super) const LARGE_ITEMS: usize = 8;
 pub(super) const LARGE_BYTES: usize = 16 << 10;
-/// A disk is quick when a commit takes no longer, microseconds. A slow one does two at a time no faster than one of their size.
-const QUICK_US: u64 = 1_000;
 
 /// What the writer works with.
 pub(super) struct Desk {
@@ -101,15 +98,15 @@ impl Desk {
     pub(super) fn prepare(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) -> (Sealed, Turn) {
         let shared = Arc::clone(&self.shared);
         let queue = &shared.queue;
-        let takes_two = shared.takes_two() && shared.disk_us.load(Ordering::Relaxed) < QUICK_US;
+        let (beside, bytes_max) = (shared.pays_beside(), shared.commit_bytes_max());
         let mut drafting = Drafting::new(self, now);
         drafting.add(items);
         let turn = loop {
-            let lane = match takes_two && drafting.drafted.is_large() {
+            let lane = match beside && drafting.drafted.is_large() {
                 true => Lane::Beside,
                 false => Lane::Alone,
             };
-            let more = queue.more(shared.commit_bytes_max.saturating_sub(drafting.drafted.bytes), lane);
+            let more = queue.more(bytes_max.saturating_sub(drafting.drafted.bytes), lane);
             if more.gathered.room {
                 shared.watches.room(wakes);
             }

@@ -100,7 +100,7 @@ impl Inline {
     fn commit_all(&mut self, wakes: &mut Wakes) {
         let shared = Arc::clone(&self.writer.shared);
         loop {
-            let gathered = shared.queue.gather(shared.commit_bytes_max);
+            let gathered = shared.queue.gather(shared.commit_bytes_max());
             if gathered.room {
                 shared.watches.room(wakes);
             }

@@ -17,6 +17,11 @@ use super::store::{Begun, Op, Store, StoreError, keep_worst};
 use super::ticket::Courier;
 use super::watch::Watches;
 
+/// A disk is quick when a commit takes no longer, microseconds. A slow one does two at a time no faster than one of their size.
+const QUICK_US: u64 = 1_000;
+/// A quick disk is used best by two commits of about this size at a time: what waits beyond goes with the next one.
+const BESIDE_BYTES: usize = 96 << 10;
+
 /// Reads the clocks; comes from `net` with `Writer::run`.
 pub(super) type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
 
@@ -30,10 +35,10 @@ pub(super) struct Shared {
     pub(super) bell: Bell,
     pub(super) metrics: Arc<Metrics>,
     pub(super) rules: RwLock<Rules>,
-    pub(super) commit_bytes_max: usize,
+    commit_bytes_max: usize,
     pub(super) tail_bytes_max: usize,
     /// How long the newest commit was at the disk, microseconds.
-    pub(super) disk_us: AtomicU64,
+    disk_us: AtomicU64,
     /// A fixed wait before every commit.
     pub(super) linger: Option<Duration>,
     state: RwLock<State>,
@@ -106,6 +111,19 @@ impl Shared {
     /// Whether the store takes a commit while another is on its way.
     pub(super) fn takes_two(&self) -> bool {
         self.keeper.with(|store| Ok(store.takes_two())).unwrap_or(false)
+    }
+
+    /// Whether it pays to send a commit to the disk beside another.
+    pub(super) fn pays_beside(&self) -> bool {
+        self.takes_two() && self.disk_us.load(Ordering::Relaxed) < QUICK_US
+    }
+
+    /// Most that a commit gathers.
+    pub(super) fn commit_bytes_max(&self) -> usize {
+        match self.pays_beside() {
+            true => self.commit_bytes_max.min(BESIDE_BYTES),
+            false => self.commit_bytes_max,
+        }
     }
 
     /// Brings a commit that began to the disk.

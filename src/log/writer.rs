@@ -47,7 +47,7 @@ impl Writer {
             // Without a fixed linger it never waits: what comes while the disk is busy joins the next commit.
             let tick = if desk.due.has_garbage() { TICK_OF_REMOVALS } else { TICK };
             queue.wait(tick, self.shared.linger);
-            let gathered = queue.gather(self.shared.commit_bytes_max);
+            let gathered = queue.gather(self.shared.commit_bytes_max());
             if gathered.finished {
                 return;
             }
