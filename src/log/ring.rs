@@ -156,7 +156,7 @@ impl<D: Disk> Ring<D> {
             disk: Arc::new(disk),
         };
         let mut bodies = Vec::new();
-        while let Some(next) = found.iter().find(|found| found.follows(ring.newest)) {
+        while let Some(next) = successor(&found, ring.newest) {
             let body = read(&*ring.disk, next.place.at, &ring.id)?;
             bodies.push(body.ok_or_else(|| damaged(format!("its record {} changed", next.place.seq)))?);
             ring.take(next.place);
@@ -311,7 +311,16 @@ impl Found {
     }
 }
 
-/// Every whole record.
+/// The record behind that one, among records in the order of their numbers.
+fn successor(found: &[Found], before: Applied) -> Option<&Found> {
+    let first = found.partition_point(|found| found.place.seq <= before.seq);
+    let mut same = found[first..]
+        .iter()
+        .take_while(|found| found.place.seq == before.seq + 1);
+    same.find(|found| found.follows(before))
+}
+
+/// Every whole record, in the order of their numbers.
 fn scan(disk: &impl Disk, len: u64, id: &[u8; 16]) -> io::Result<Vec<Found>> {
     let mut all = Vec::new();
     let mut at = BLOCK;
@@ -330,6 +339,7 @@ fn scan(disk: &impl Disk, len: u64, id: &[u8; 16]) -> io::Result<Vec<Found>> {
         // Block by block: what looks like a long record may be the left-over of one that others were written into.
         at += BLOCK;
     }
+    all.sort_unstable_by_key(|found| found.place.seq);
     Ok(all)
 }
 
