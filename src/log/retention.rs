@@ -20,6 +20,9 @@ const LOOK_US: u64 = 1_000_000;
 /// Rows and segments that are removed with a commit that has nothing else to do.
 const BITE: usize = 256;
 
+/// The space of so many bytes is given back at once, also by a broker that has nothing else to write.
+const FLUSH_BYTES: u64 = 4 << 20;
+
 /// What is to be removed, and when to look again.
 #[derive(Debug, Default)]
 pub(super) struct Due {
@@ -27,6 +30,8 @@ pub(super) struct Due {
     /// Log starts that moved since the last commit.
     starts: Vec<(PartitionKey, u64)>,
     producers_gone: Vec<(PartitionKey, i64)>,
+    /// Bytes of batches that became past since the space of such was last given back.
+    past_bytes: u64,
     look_us: u64,
 }
 
@@ -47,6 +52,15 @@ impl Due {
 
     pub(super) fn has_garbage(&self) -> bool {
         !self.garbage.is_empty() || !self.starts.is_empty() || !self.producers_gone.is_empty()
+    }
+
+    /// Whether everything past is removed, and so much of it that its space is not to wait for a flush that has another reason.
+    pub(super) fn pays_a_flush(&mut self) -> bool {
+        let pays = self.garbage.is_empty() && self.past_bytes >= FLUSH_BYTES;
+        if pays {
+            self.past_bytes = 0;
+        }
+        pays
     }
 
     /// Moves the removal of a few things into a commit that adds so many rows and segments: of twice as many, so that what is past
@@ -174,6 +188,7 @@ impl Desk {
             }
             self.due.starts.push((key, start));
         }
+        self.due.past_bytes += bytes;
         self.shared.metrics.log.expired(records, bytes);
     }
 
@@ -200,6 +215,7 @@ impl Desk {
         let gone = state.remove_topic(name);
         for (partition, log) in (0..).zip(gone.into_iter().flat_map(|topic| topic.partitions)) {
             let place = PartitionKey { topic: key, partition };
+            self.due.past_bytes += log.bytes;
             for batch in &log.index {
                 self.due.garbage.extend(state.release(place, batch));
             }

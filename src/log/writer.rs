@@ -90,7 +90,12 @@ impl Writer {
         let mut desk = (!sealed.lets_another_prepare(&self.shared)).then_some(desk);
         let (news, stored) = sealed.store(&self.shared, || queue.wait_for(turn));
         match (&stored, &mut desk) {
-            (Ok(()), _) => queue.done(turn),
+            (Ok(()), _) => {
+                queue.done(turn);
+                if desk.as_mut().is_some_and(|desk| desk.due.pays_a_flush()) {
+                    self.shared.bell.ring();
+                }
+            }
             (Err(error), None) => {
                 self.shared.failed(error);
                 queue.failed(turn);

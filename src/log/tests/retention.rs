@@ -245,3 +245,37 @@ fn the_gauges_tell_what_is_held() {
     log.measure();
     assert_eq!(gauges.held_bytes.get(), 0);
 }
+
+#[test]
+fn the_space_of_a_deleted_topic_is_given_back_by_a_broker_that_has_nothing_else_to_do() {
+    let folder = Folder::new();
+    let opening = Log::open(folder.options()).unwrap();
+    let (log, writer, checkpointer) = (opening.log, opening.writer, opening.checkpointer);
+    let start = std::time::Instant::now();
+    let clock = move || Now {
+        mono_us: start.elapsed().as_micros() as u64,
+        wall_ms: 1,
+    };
+    let threads = [
+        std::thread::spawn(move || writer.run(clock)),
+        std::thread::spawn(move || checkpointer.run()),
+    ];
+    for i in 0..80 {
+        append(&log, "t", Some("k"), &"x".repeat(100_000), i).unwrap();
+    }
+    let blocks = |file: std::io::Result<std::fs::DirEntry>| {
+        std::os::unix::fs::MetadataExt::blocks(&file.unwrap().metadata().unwrap())
+    };
+    let data = folder.path().join(crate::log::depot::DATA);
+    let taken = || std::fs::read_dir(&data).unwrap().map(blocks).sum::<u64>() * 512;
+    assert!(taken() > 4_000_000);
+    log.delete_topic(&Topic::parse("t").unwrap(), Waker::noop())
+        .wait()
+        .unwrap();
+    while taken() > 1_000_000 {
+        assert!(start.elapsed().as_secs() < 60, "{} bytes are still taken", taken());
+        std::thread::yield_now();
+    }
+    log.stop();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
