@@ -16,7 +16,7 @@ use super::disk::Disk;
 use super::layout::Fields;
 use super::ring::{BLOCK, aligned};
 use super::shelf::Shelf;
-use super::store::{Map, Op, Store, StoreError, of_io};
+use super::store::{Map, Op, Store, StoreError};
 
 /// A data file that is longer gets no more bodies.
 pub const FILE_BYTES: u64 = 64 << 20;
@@ -35,27 +35,30 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    /// Bytes of an extent in a row.
-    pub(super) const ENCODED: usize = 16;
+    /// Bytes of an extent before its CRC.
+    const PLACE: usize = 16;
 
-    /// For a row. Big-endian: file u32, offset u64, bytes u32.
+    /// For a row. Big-endian: file u32, offset u64, bytes u32, CRC-32C of these u32.
     pub(super) fn encode(self) -> Bytes {
-        let mut out = Vec::with_capacity(Self::ENCODED);
+        let mut out = Vec::with_capacity(Self::PLACE + 4);
         out.extend_from_slice(&self.file.to_be_bytes());
         out.extend_from_slice(&self.offset.to_be_bytes());
         out.extend_from_slice(&self.bytes.to_be_bytes());
+        out.extend_from_slice(&crc32c::crc32c(&out).to_be_bytes());
         out.into()
     }
 
-    /// Takes it from the front of a row; gives the rest, too.
-    pub(super) fn decode(row: &[u8]) -> Result<(Self, &[u8]), StoreError> {
+    /// Takes it from the front of a row, and gives the rest, too. `None` for a place that is damaged: what lies where it points is
+    /// another's.
+    pub(super) fn decode(row: &[u8]) -> Result<(Option<Self>, &[u8]), StoreError> {
         let mut fields = Fields(row);
         let extent = Self {
             file: fields.u32()?,
             offset: fields.u64()?,
             bytes: fields.u32()?,
         };
-        Ok((extent, fields.0))
+        let sound = fields.u32()? == crc32c::crc32c(&row[..Self::PLACE]);
+        Ok((sound.then_some(extent), fields.0))
     }
 
     /// File, offset, bytes.
@@ -65,7 +68,7 @@ impl Extent {
     }
 
     fn end(self) -> u64 {
-        self.offset + u64::from(self.bytes)
+        self.offset.saturating_add(u64::from(self.bytes))
     }
 }
 
@@ -173,7 +176,7 @@ impl<F: Shelf> Bodies<F> {
         &self,
         ledger: &mut Ledger,
         bodies: &[Vec<Bytes>],
-        freed: Vec<Extent>,
+        mut freed: Vec<Extent>,
         ops: &mut Vec<Op>,
     ) -> Result<(Vec<Extent>, Entry), StoreError> {
         let mut counts = BTreeMap::new();
@@ -182,7 +185,7 @@ impl<F: Shelf> Bodies<F> {
             // Nothing to be found again.
             extents.resize(bodies.len(), Extent::default());
         } else {
-            let (number, file, begins) = self.place(ledger).map_err(|error| of_io(&error))?;
+            let (number, begins) = self.append(ledger, bodies)?;
             let mut offset = begins;
             for slices in bodies {
                 let bytes = slices.iter().map(Bytes::len).sum::<usize>() as u32;
@@ -193,7 +196,6 @@ impl<F: Shelf> Bodies<F> {
                 });
                 offset += u64::from(bytes);
             }
-            append(&*file, begins, bodies, &mut ledger.buffer).map_err(|error| of_io(&error))?;
             let old = ledger.counts.get(&number).copied().unwrap_or_default();
             let new = Counts {
                 live: old.live + (offset - begins),
@@ -201,11 +203,25 @@ impl<F: Shelf> Bodies<F> {
             };
             counts.insert(number, new);
         }
-        for extent in &freed {
-            let old = ledger.counts.get(&extent.file).copied();
-            let of_file = counts.entry(extent.file).or_insert(old.unwrap_or_default());
-            of_file.live = of_file.live.saturating_sub(u64::from(extent.bytes));
-        }
+        freed.retain(|extent| {
+            let Some(mut of_file) = counts.get(&extent.file).or(ledger.counts.get(&extent.file)).copied() else {
+                tracing::error!(?extent, "a body lies in a data file that is not known");
+                return false;
+            };
+            let bytes = u64::from(extent.bytes);
+            let known = extent.end() <= of_file.len && bytes <= of_file.live;
+            if known {
+                of_file.live -= bytes;
+                counts.insert(extent.file, of_file);
+            } else {
+                tracing::error!(
+                    ?extent,
+                    ?of_file,
+                    "a body lies where none can be; its space stays taken"
+                );
+            }
+            known
+        });
         let active = counts.keys().copied().max().max(ledger.active());
         let now = ledger.counts.iter().chain(&counts);
         let now: BTreeMap<u32, Counts> = now.map(|(number, of_file)| (*number, *of_file)).collect();
@@ -246,6 +262,28 @@ impl<F: Shelf> Bodies<F> {
             let orphans = numbers.into_iter().filter(|number| !ledger.counts.contains_key(number));
             orphans.for_each(|number| self.remove(number));
         }
+    }
+
+    /// Writes bodies to the newest file; gives which that is, and where they begin. A file that cannot be written any more is left
+    /// as it is, and a new one takes its place.
+    fn append(&self, ledger: &mut Ledger, bodies: &[Vec<Bytes>]) -> Result<(u32, u64), StoreError> {
+        let newest = ledger.active().unwrap_or(0);
+        let placed = self.place(ledger);
+        let number = placed.as_ref().map_or(newest, |(number, ..)| *number);
+        let error = match placed.and_then(|(_, file, begins)| {
+            append(&*file, begins, bodies, &mut ledger.buffer)?;
+            Ok(begins)
+        }) {
+            Ok(begins) => return Ok((number, begins)),
+            Err(error) => error,
+        };
+        if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            tracing::error!(%error, number, "a data file cannot be written any more; a new one takes its place");
+            let (number, file, begins) = self.create(number.max(newest) + 1).map_err(|error| refused(&error))?;
+            append(&*file, begins, bodies, &mut ledger.buffer).map_err(|error| refused(&error))?;
+            return Ok((number, begins));
+        }
+        Err(refused(&error))
     }
 
     /// The file that the next bodies go to, and where they begin in it.
@@ -293,8 +331,10 @@ impl<F: Shelf> Bodies<F> {
     }
 
     fn remove(&self, number: u32) {
+        let removed = self.shelf.remove(number);
+        // Behind that, so that no reader opens it again and keeps it.
         self.forget(number);
-        if let Err(error) = self.shelf.remove(number)
+        if let Err(error) = removed
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%error, number, "a data file that nothing needs any more could not be removed; the next start tries again");
@@ -304,6 +344,11 @@ impl<F: Shelf> Bodies<F> {
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(u32, Arc<F::File>)>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A data file that refuses is no damage of the store: nothing was named that is not there.
+fn refused(error: &io::Error) -> StoreError {
+    StoreError::Io(error.to_string())
 }
 
 /// Writes bodies one behind the other, in synced chunks that begin and end at blocks, in memory too.

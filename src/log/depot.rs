@@ -242,7 +242,7 @@ impl Depot for Directory {
             Ok(found) if found.len() == 0 => return Err(damaged("the database is an empty file")),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                if self.path.join(DATA).exists() {
+                if self.path.join(DATA).try_exists().map_err(|error| io(&error))? {
                     // Batches whose database is gone: nothing is written among them.
                     self.put_aside(&[DATA]).map_err(|error| io(&error))?;
                 }

@@ -45,6 +45,8 @@ pub struct RingedStore<S: Store + Debug, D: Disk, F: Shelf> {
     waiting: Mutex<Waiting>,
     log: Mutex<Log<D>>,
     ring_disk: Arc<D>,
+    /// Memory of records that are written.
+    spare: Mutex<Vec<Record>>,
     /// Held during a flush. Lock order: `log`, `flushing`, `waiting`.
     flushing: Mutex<Ledger>,
     /// What waits is left as it is when the store is dropped.
@@ -56,8 +58,6 @@ pub struct RingedStore<S: Store + Debug, D: Disk, F: Shelf> {
 #[derive(Debug)]
 struct Log<D> {
     ring: Ring<D>,
-    /// Memory of records that are written.
-    spare: Vec<Record>,
     /// What was found in the ring is to be in the database before a commit: a ring is not written behind records that this process
     /// has not made durable itself.
     found: bool,
@@ -122,7 +122,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         for body in found {
             ops::decode(body)?.iter().for_each(|op| newest.apply(op));
         }
-        let (spare, found) = (Vec::new(), !newest.is_empty());
+        let found = !newest.is_empty();
         let waiting = Waiting {
             newest,
             seq: ring.newest(),
@@ -130,8 +130,11 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             ..Waiting::default()
         };
         let (bodies, ledger) = (Bodies::new(shelf, sizes.file_bytes), Ledger::load(&database)?);
-        for number in bodies.missing(&ledger).map_err(|error| of_io(&error))? {
-            tracing::error!(number, "a data file is missing: what was in it cannot be read");
+        match bodies.missing(&ledger) {
+            Ok(missing) => missing.into_iter().for_each(|number| {
+                tracing::error!(number, "a data file is missing: what was in it cannot be read");
+            }),
+            Err(error) => tracing::error!(%error, "the data files cannot be listed"),
         }
         Ok(Self {
             database,
@@ -139,7 +142,8 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             only_looks: false,
             waiting: Mutex::new(waiting),
             ring_disk: ring.disk(),
-            log: Mutex::new(Log { ring, spare, found }),
+            spare: Mutex::default(),
+            log: Mutex::new(Log { ring, found }),
             flushing: Mutex::new(ledger),
             dead: AtomicBool::new(false),
         })
@@ -215,7 +219,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             for (from, until) in &layer.gone {
                 if map.has_bodies() {
                     self.database.scan(map, from, Some(until), &mut |_, row| {
-                        freed.push(Extent::decode(row)?.0);
+                        freed.extend(Extent::decode(row)?.0);
                         Ok(true)
                     })?;
                 }
@@ -236,7 +240,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
                         if map.has_bodies()
                             && let Some(row) = self.database.point(map, key)?
                         {
-                            freed.push(Extent::decode(&row)?.0);
+                            freed.extend(Extent::decode(&row)?.0);
                         }
                         ops.push(Op::delete(map, key.clone()));
                     }
@@ -314,7 +318,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
             return Ok(None);
         }
         self.make_room(&mut log, body_bytes)?;
-        let mut record = log.spare.pop().unwrap_or_default();
+        let mut record = lock(&self.spare).pop().unwrap_or_default();
         record.renew(body_bytes);
         ops::encode(ops, record.body());
         let durable = self.waiting().seq.seq;
@@ -338,7 +342,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
             waiting.ring_bytes += begun.place.bytes;
         }
         if begun.record.capacity() <= RECORD_BYTES_KEPT {
-            lock(&self.log).spare.push(begun.record);
+            lock(&self.spare).push(begun.record);
         }
         Ok(())
     }
@@ -377,7 +381,10 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
         let Some(row) = self.database.point(map, key)? else {
             return Ok(None);
         };
-        let (extent, _) = Extent::decode(&row)?;
+        let (Some(extent), _) = Extent::decode(&row)? else {
+            tracing::error!("the place of a body is damaged");
+            return Ok(None);
+        };
         Ok(self.bodies.read(extent, range).unwrap_or_else(|error| {
             tracing::error!(%error, ?extent, "a data file cannot be read there");
             None

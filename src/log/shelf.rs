@@ -46,9 +46,12 @@ impl Shelf for Folder {
     }
 
     fn create(&self, number: u32) -> Result<DirectDisk> {
-        if let Some(parent) = self.path.parent()
-            && fs::create_dir(&self.path).is_ok()
-        {
+        match fs::create_dir(&self.path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        // Each time: who made the folder may have gone before it was durable.
+        if let Some(parent) = self.path.parent() {
             sync(parent)?;
         }
         let path = self.file(number);

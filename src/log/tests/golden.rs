@@ -184,7 +184,13 @@ fn keys_and_places_of_bodies_are_as_they_were() {
         let bytes = &vector.bytes[0];
         let (extent, rest) = Extent::decode(bytes).unwrap();
         let told: [u64; 3] = [vector.number("file"), vector.number("offset"), vector.number("bytes")];
+        let extent = extent.expect("its checksum is right");
         assert_eq!(extent.parts(), told, "{}", vector.name);
         assert_eq!((&extent.encode()[..], rest), (&bytes[..], &b""[..]), "{}", vector.name);
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Extent::decode(&bad).unwrap().0, None, "{}: bit {bit}", vector.name);
+        }
     }
 }

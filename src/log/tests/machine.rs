@@ -31,6 +31,8 @@ pub(super) struct Platter {
     unsynced: Vec<(usize, Vec<u8>)>,
     /// It does not grow.
     full: bool,
+    /// Its blocks are bad: nothing is written to it any more.
+    pub(super) bad: bool,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,9 @@ impl Disk for Plate {
     fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
         let mut cut = self.operate();
         let mut platter = self.0.lock().unwrap();
+        if platter.bad {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let at = at as usize;
         let len = platter.seen.len().max(at + data.len());
         platter.room_for(len)?;

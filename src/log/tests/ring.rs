@@ -328,6 +328,32 @@ fn a_data_file_that_is_missing_takes_nothing_but_its_own_bodies_along() {
 }
 
 #[test]
+fn a_data_file_that_cannot_be_written_any_more_is_left_and_a_new_one_takes_its_place() {
+    let machine = Machine::new(1);
+    let store = machine.open().unwrap();
+    let put = |key: u8| {
+        [Op::put_long(
+            Map::Journal,
+            [key],
+            vec![key],
+            vec![vec![key; 9_000].into()],
+        )]
+    };
+    for key in 0..4 {
+        store.commit(&put(key)).unwrap();
+        store.checkpoint().unwrap();
+        if key == 1 {
+            machine.shelf.0.lock().unwrap()[&1].0.0.lock().unwrap().bad = true;
+        }
+    }
+    assert_eq!(machine.shelf.numbers().unwrap(), [1, 2]);
+    for key in 0..4 {
+        let body = store.body(Map::Journal, &[key], 0..9_000).unwrap();
+        assert_eq!(body, Some(vec![key; 9_000]));
+    }
+}
+
+#[test]
 fn a_ring_of_another_database_is_refused_before_anything_is_taken_from_it() {
     let (machine, other) = (Machine::new(1), Machine::new(2));
     other.ring.0.lock().unwrap().seen[8] ^= 1;
