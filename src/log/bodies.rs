@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::disk::Disk;
+use super::disk::{Disk, UNSYNCED_BYTES};
 use super::layout::Fields;
 use super::ring::{BLOCK, aligned};
 use super::shelf::Shelf;
@@ -20,9 +20,6 @@ use super::store::{Map, Op, Store, StoreError};
 
 /// A data file that is longer gets no more bodies.
 pub const FILE_BYTES: u64 = 64 << 20;
-/// So much is written before a sync. A device takes what it is given in turn: behind megabytes of a flush a commit of the ring would
-/// wait for milliseconds.
-const CHUNK_BYTES: usize = 512 << 10;
 /// Files that stay open for readers.
 const OPEN_MAX: usize = 8;
 
@@ -223,10 +220,9 @@ impl<F: Shelf> Bodies<F> {
             known
         });
         let active = counts.keys().copied().max().max(ledger.active());
-        let now = ledger.counts.iter().chain(&counts);
-        let now: BTreeMap<u32, Counts> = now.map(|(number, of_file)| (*number, *of_file)).collect();
-        let past = now
-            .iter()
+        let unchanged = ledger.counts.iter().filter(|(number, _)| !counts.contains_key(number));
+        let past = unchanged
+            .chain(&counts)
             .filter(|(number, of_file)| of_file.live == 0 && Some(**number) != active);
         let gone: Vec<u32> = past.map(|(number, _)| *number).collect();
         for number in &gone {
@@ -270,20 +266,19 @@ impl<F: Shelf> Bodies<F> {
         let newest = ledger.active().unwrap_or(0);
         let placed = self.place(ledger);
         let number = placed.as_ref().map_or(newest, |(number, ..)| *number);
-        let error = match placed.and_then(|(_, file, begins)| {
+        let mut written = |(number, file, begins): (u32, Arc<F::File>, u64)| {
             append(&*file, begins, bodies, &mut ledger.buffer)?;
-            Ok(begins)
-        }) {
-            Ok(begins) => return Ok((number, begins)),
-            Err(error) => error,
+            Ok((number, begins))
         };
-        if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            tracing::error!(%error, number, "a data file cannot be written any more; a new one takes its place");
-            let (number, file, begins) = self.create(number.max(newest) + 1).map_err(|error| refused(&error))?;
-            append(&*file, begins, bodies, &mut ledger.buffer).map_err(|error| refused(&error))?;
-            return Ok((number, begins));
-        }
-        Err(refused(&error))
+        let result = match placed.and_then(&mut written) {
+            Err(error) if !is_full(&error) => {
+                tracing::error!(%error, number, "a data file cannot be written any more; a new one takes its place");
+                self.create(number.max(newest) + 1).and_then(written)
+            }
+            result => result,
+        };
+        // That is no damage of the store: nothing was named that is not there.
+        result.map_err(|error| StoreError::Io(error.to_string()))
     }
 
     /// The file that the next bodies go to, and where they begin in it.
@@ -346,20 +341,19 @@ impl<F: Shelf> Bodies<F> {
     }
 }
 
-/// A data file that refuses is no damage of the store: nothing was named that is not there.
-fn refused(error: &io::Error) -> StoreError {
-    StoreError::Io(error.to_string())
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Writes bodies one behind the other, in synced chunks that begin and end at blocks, in memory too.
 fn append(file: &impl Disk, begins: u64, bodies: &[Vec<Bytes>], buffer: &mut Vec<u8>) -> io::Result<()> {
     let total: usize = bodies.iter().flatten().map(Bytes::len).sum();
-    let start = aligned(buffer, CHUNK_BYTES.min(total.next_multiple_of(BLOCK as usize)));
+    let start = aligned(buffer, UNSYNCED_BYTES.min(total.next_multiple_of(BLOCK as usize)));
     let mut at = begins;
     let mut slices = bodies.iter().flatten().map(|slice| &slice[..]);
     let mut rest: &[u8] = &[];
     loop {
-        let room = CHUNK_BYTES - (buffer.len() - start);
+        let room = UNSYNCED_BYTES - (buffer.len() - start);
         if rest.is_empty() && room > 0 {
             match slices.next() {
                 Some(slice) => rest = slice,
@@ -369,9 +363,9 @@ fn append(file: &impl Disk, begins: u64, bodies: &[Vec<Bytes>], buffer: &mut Vec
         let (now, later) = rest.split_at(room.min(rest.len()));
         buffer.extend_from_slice(now);
         rest = later;
-        if buffer.len() - start == CHUNK_BYTES {
+        if buffer.len() - start == UNSYNCED_BYTES {
             file.write_synced(at, &buffer[start..])?;
-            at += CHUNK_BYTES as u64;
+            at += UNSYNCED_BYTES as u64;
             buffer.truncate(start);
         }
     }

@@ -22,7 +22,7 @@ use super::layout::{FORMAT, Fields, damaged};
 use super::redb::RedbStore;
 use super::ring::{RING_BYTES, Ring};
 use super::ringed::{RingedStore, Sizes, new_ring};
-use super::shelf::{Folder, ReadOnlyFolder};
+use super::shelf::{self, Folder, ReadOnlyFolder};
 use super::store::{Map, Op, Store, StoreError, of_io};
 
 /// Name of the database.
@@ -231,7 +231,7 @@ impl Directory {
     }
 
     fn sync(&self) -> Result<(), IoError> {
-        File::open(&self.path)?.sync_all()
+        shelf::sync(&self.path)
     }
 }
 

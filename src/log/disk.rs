@@ -13,6 +13,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
+/// So much of a flush is written at most before a sync. A device takes what it is given in turn: behind megabytes of a flush a commit
+/// of the ring would wait for milliseconds.
+pub const UNSYNCED_BYTES: usize = 512 << 10;
+
 /// A run of bytes. New length is zeroes; only what was synced survives a power cut.
 pub trait Disk: Debug + Send + Sync + 'static {
     /// Its length.

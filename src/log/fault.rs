@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::depot::{Depot, Identity};
 use super::memory::MemoryDepot;
-use super::store::{Each, Map, Op, Store, StoreError};
+use super::store::{Begun, Each, Map, Op, Store, StoreError};
 use super::{Log, OpenOptions, Opening, inline};
 use crate::model::Now;
 
@@ -27,7 +27,11 @@ struct Faults {
     panics: AtomicBool,
     commits: AtomicUsize,
     gate: Mutex<Option<Gate>>,
+    two: Mutex<Option<SyncSender<Asked>>>,
 }
+
+/// A commit at the disk that asks what becomes of it.
+pub(super) type Asked = SyncSender<Result<(), StoreError>>;
 
 /// Says the number of a commit that begins, and waits for what becomes of it.
 type Gate = (SyncSender<usize>, Receiver<Fate>);
@@ -105,6 +109,11 @@ impl Faulty {
         self.faults.commits.load(Ordering::Relaxed)
     }
 
+    /// Two commits may be at the disk; each asks there what becomes of it.
+    pub(super) fn take_two(&self, asked: SyncSender<Asked>) {
+        *lock(&self.faults.two) = Some(asked);
+    }
+
     pub(super) fn set_gate(&self, begun: SyncSender<usize>, fate: Receiver<Fate>) {
         *lock(&self.faults.gate) = Some((begun, fate));
     }
@@ -148,6 +157,25 @@ impl Store for FaultyStore {
         }
         self.store.commit(ops)?;
         lock(&faults.fails_behind).take().map_or(Ok(()), Err)
+    }
+
+    fn takes_two(&self) -> bool {
+        lock(&self.faults.two).is_some()
+    }
+
+    fn begin(&self, _: &[Op]) -> Result<Option<Begun>, StoreError> {
+        Ok(self.takes_two().then(Begun::default))
+    }
+
+    fn write(&self, _: &Begun) -> Result<(), StoreError> {
+        let (fate_in, fate) = sync_channel(1);
+        let asked = lock(&self.faults.two).clone().ok_or(StoreError::Closed)?;
+        asked.send(fate_in).expect("the test listens");
+        fate.recv().expect("the test decides")
+    }
+
+    fn settle(&self, _: Begun, ops: &[Op]) -> Result<(), StoreError> {
+        self.store.commit(ops)
     }
 
     fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

@@ -4,7 +4,7 @@
 //! the handle is dead: nothing more reaches the disk through it, also not what redb writes when it is dropped.
 
 use std::fmt::Debug;
-use std::io::Error as IoError;
+use std::io::{Error as IoError, ErrorKind};
 use std::ops::{Bound, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ::redb::{Builder, Database, DatabaseError, Error, ReadableDatabase, StorageBackend, TableDefinition, TableError};
 
-use super::disk::Disk;
+use super::disk::{Disk, UNSYNCED_BYTES};
 use super::store::{Change, Each, Map, Op, Store, StoreError, of_io};
 
 /// A store in a redb database.
@@ -179,9 +179,9 @@ fn apply(table: &mut ::redb::Table<'_, &'static [u8], &'static [u8]>, op: &Op) -
                 rest = behind;
             }
         }
-        // Without a body: whoever stands above keeps those elsewhere.
-        Change::PutLong { head, .. } => {
-            table.insert(key, head.as_ref())?;
+        Change::PutLong { .. } => {
+            let why = IoError::new(ErrorKind::Unsupported, "bodies are kept by whoever stands above");
+            return Err(Error::Io(why));
         }
         Change::Delete => {
             table.remove(key)?;
@@ -202,10 +202,6 @@ struct Backend {
     /// Bytes written since the last sync.
     unsynced: AtomicUsize,
 }
-
-/// So much is written at most before a sync. A device takes what it is given in turn: behind megabytes of a flush a commit of the
-/// ring would wait for milliseconds.
-const UNSYNCED_BYTES: usize = 512 << 10;
 
 impl Backend {
     fn alive(&self) -> Result<&dyn Disk, IoError> {

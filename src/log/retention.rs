@@ -64,7 +64,7 @@ impl Due {
     }
 
     /// Moves the removal of a few things into a commit that adds so many rows and segments: of twice as many, so that what is past
-    /// goes as quickly as it comes, and no faster, for a flush has to read all that it removes. If the commit fails, the store is opened anew and tells again what is garbage.
+    /// goes as quickly as it comes, and no commit grows by much. If it fails, the store is opened anew and tells again what is garbage.
     pub(super) fn bite(&mut self, added: usize, ops: &mut Vec<Op>) {
         let most = if ops.is_empty() { BITE } else { 2 * added.max(1) };
         for (key, log_start) in self.starts.drain(..) {

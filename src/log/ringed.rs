@@ -21,7 +21,7 @@ use super::bodies::{Bodies, Extent, FILE_BYTES, Ledger};
 use super::disk::Disk;
 use super::layout::{Fields, damaged};
 use super::ops;
-use super::overlay::{Layer, Overlay, Says};
+use super::overlay::{Layer, Overlay, Says, Value};
 use super::ring::{self, Applied, RING_BYTES, RING_BYTES_MAX, Record, Ring};
 use super::shelf::Shelf;
 use super::store::{Begun, Change, Each, Map, Op, Store, StoreError, of_io};
@@ -160,6 +160,16 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
     #[cfg(test)]
     pub(super) fn live(&self) -> std::collections::BTreeMap<u32, u64> {
         lock(&self.flushing).live()
+    }
+
+    /// What waiting changes say of a key: a part of its value, or that it is gone; `None` when they say nothing.
+    fn overlaid<R>(&self, map: Map, key: &[u8], part: impl FnOnce(&Value) -> Option<R>) -> Option<Option<R>> {
+        let waiting = self.waiting();
+        let says = [&waiting.newest, &*waiting.leaving].map(|overlay| overlay.says(map, key));
+        match says.into_iter().find(|says| *says != Says::Nothing)? {
+            Says::Value(value) => Some(part(value)),
+            _ => Some(None),
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -349,15 +359,8 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
 
     fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.alive()?;
-        {
-            let waiting = self.waiting();
-            for overlay in [&waiting.newest, &*waiting.leaving] {
-                match overlay.says(map, key) {
-                    Says::Value(value) => return Ok(Some(value.head.concat())),
-                    Says::Gone => return Ok(None),
-                    Says::Nothing => {}
-                }
-            }
+        if let Some(told) = self.overlaid(map, key, |value| Some(value.head.concat())) {
+            return Ok(told);
         }
         let row = self.database.point(map, key)?;
         match row {
@@ -368,15 +371,8 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
 
     fn body(&self, map: Map, key: &[u8], range: Range<usize>) -> Result<Option<Vec<u8>>, StoreError> {
         self.alive()?;
-        {
-            let waiting = self.waiting();
-            for overlay in [&waiting.newest, &*waiting.leaving] {
-                match overlay.says(map, key) {
-                    Says::Value(value) => return Ok(part(&value.body, range)),
-                    Says::Gone => return Ok(None),
-                    Says::Nothing => {}
-                }
-            }
+        if let Some(told) = self.overlaid(map, key, |value| part(&value.body, range.clone())) {
+            return Ok(told);
         }
         let Some(row) = self.database.point(map, key)? else {
             return Ok(None);

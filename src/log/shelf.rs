@@ -134,7 +134,8 @@ fn numbers(folder: &Path) -> Result<Vec<u32>> {
     Ok(numbers)
 }
 
-fn sync(folder: &Path) -> Result<()> {
+/// Makes durable which files a folder has.
+pub fn sync(folder: &Path) -> Result<()> {
     File::open(folder)?.sync_all()
 }
 

@@ -293,18 +293,16 @@ fn the_record_before_the_newest_is_needed_where_it_was_durable_before_the_newest
     }
 }
 
+/// A body of so many bytes under a key.
+fn long(key: u8, bytes: usize) -> Op {
+    Op::put_long(Map::Journal, [key], vec![key], vec![vec![key; bytes].into()])
+}
+
 #[test]
 fn a_data_file_that_is_missing_takes_nothing_but_its_own_bodies_along() {
     let machine = Machine::new(1);
     let store = machine.open().unwrap();
-    let put = |key: u8| {
-        [Op::put_long(
-            Map::Journal,
-            [key],
-            vec![key],
-            vec![vec![key; 40_000].into()],
-        )]
-    };
+    let put = |key: u8| [long(key, 40_000)];
     for key in 0..6 {
         store.commit(&put(key)).unwrap();
         store.checkpoint().unwrap();
@@ -331,14 +329,7 @@ fn a_data_file_that_is_missing_takes_nothing_but_its_own_bodies_along() {
 fn a_data_file_that_cannot_be_written_any_more_is_left_and_a_new_one_takes_its_place() {
     let machine = Machine::new(1);
     let store = machine.open().unwrap();
-    let put = |key: u8| {
-        [Op::put_long(
-            Map::Journal,
-            [key],
-            vec![key],
-            vec![vec![key; 9_000].into()],
-        )]
-    };
+    let put = |key: u8| [long(key, 9_000)];
     for key in 0..4 {
         store.commit(&put(key)).unwrap();
         store.checkpoint().unwrap();

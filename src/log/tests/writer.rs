@@ -1,14 +1,12 @@
 //! The writer on its thread, and a store that fails.
 
-use std::ops::Range;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 
 use super::*;
-use crate::log::depot::{Depot, Identity};
 use crate::log::desk::LARGE_ITEMS;
 use crate::log::fault::{Fate, Faulty};
 use crate::log::memory::MemoryDepot;
-use crate::log::store::{Begun, Each, Map, Op, Store, StoreError};
+use crate::log::store::StoreError;
 
 fn ask(log: &Log, value: &str) -> Ticket<Committed> {
     let append = Append::Record {
@@ -155,59 +153,12 @@ fn what_was_prepared_on_a_commit_that_failed_is_refused_with_it() {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-/// A store that takes two commits at a time. The test says what becomes of each.
-struct Two {
-    store: Box<dyn Store>,
-    asked: SyncSender<SyncSender<Result<(), StoreError>>>,
-}
-
-struct TwoDepot(MemoryDepot, SyncSender<SyncSender<Result<(), StoreError>>>);
-
-impl Depot for TwoDepot {
-    fn open(&self, verify: bool) -> Result<(Box<dyn Store>, Identity), StoreError> {
-        let (store, identity) = self.0.open(verify)?;
-        let asked = self.1.clone();
-        Ok((Box::new(Two { store, asked }), identity))
-    }
-    fn set_aside(&self) -> Result<String, StoreError> {
-        self.0.set_aside()
-    }
-}
-
-impl Store for Two {
-    fn commit(&self, ops: &[Op]) -> Result<(), StoreError> {
-        self.store.commit(ops)
-    }
-    fn takes_two(&self) -> bool {
-        true
-    }
-    fn begin(&self, _: &[Op]) -> Result<Option<Begun>, StoreError> {
-        Ok(Some(Begun::default()))
-    }
-    fn write(&self, _: &Begun) -> Result<(), StoreError> {
-        let (fate_in, fate) = sync_channel(1);
-        self.asked.send(fate_in).unwrap();
-        fate.recv().unwrap()
-    }
-    fn settle(&self, _: Begun, ops: &[Op]) -> Result<(), StoreError> {
-        self.store.commit(ops)
-    }
-    fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.point(map, key)
-    }
-    fn body(&self, map: Map, key: &[u8], range: Range<usize>) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.body(map, key, range)
-    }
-    fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
-        self.store.scan(map, from, until, each)
-    }
-}
-
 #[test]
 fn two_large_commits_are_at_the_disk_at_once_and_end_in_order_and_fail_together() {
     let (asked_in, asked) = sync_channel(2);
-    let depot = TwoDepot(MemoryDepot::default(), asked_in);
-    let Opening { log, writer, .. } = Log::open_in(Box::new(depot), inline::options(now(1))).unwrap();
+    let depot = Faulty::default();
+    depot.take_two(asked_in);
+    let Opening { log, writer, .. } = depot.held(now(1));
     let topic = ask(&log, "makes the topic");
     let threads = both(writer);
     asked.recv().unwrap().send(Ok(())).unwrap();
