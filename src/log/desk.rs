@@ -106,7 +106,8 @@ impl Desk {
                 true => Lane::Beside,
                 false => Lane::Alone,
             };
-            let more = queue.more(bytes_max.saturating_sub(drafting.drafted.bytes), lane);
+            let drafted = &drafting.drafted;
+            let more = queue.more(bytes_max.saturating_sub(drafted.bytes), drafted.worth(), lane);
             if more.gathered.room {
                 shared.watches.room(wakes);
             }
@@ -210,6 +211,14 @@ impl Drafted {
     /// Worth a second thread.
     fn is_large(&self) -> bool {
         self.items >= LARGE_ITEMS || self.bytes >= LARGE_BYTES
+    }
+
+    /// Items or bytes that are worth going on for: those that make it large, or as many again.
+    fn worth(&self) -> (usize, usize) {
+        match self.is_large() {
+            true => (LARGE_ITEMS, LARGE_BYTES),
+            false => (LARGE_ITEMS - self.items, LARGE_BYTES - self.bytes),
+        }
     }
 }
 

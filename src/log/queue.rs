@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::model::{Code, Topic};
 
-use super::desk::{LARGE_BYTES, LARGE_ITEMS};
 use super::ticket::Promise;
 use super::{Committed, Refused, Submission, TopicInfo, TopicSpec};
 
@@ -194,16 +193,16 @@ impl Queue {
     }
 
     /// For a commit that is being prepared: waits until it may go to the disk in that lane, or until so much waits that it pays to go
-    /// on preparing; gives what waits, up to `bytes_max`.
-    pub(super) fn more(&self, bytes_max: usize, lane: Lane) -> More {
+    /// on preparing, `worth` of items or bytes; gives what waits, up to `bytes_max`.
+    pub(super) fn more(&self, bytes_max: usize, worth: (usize, usize), lane: Lane) -> More {
         let waiting = self.lock();
         let next = waiting.items.front();
         let until = match next {
             Some(item) if item.is_alone() || item.bytes() > bytes_max => Until::NEVER,
             _ if bytes_max == 0 => Until::NEVER,
             _ => Until {
-                items: LARGE_ITEMS,
-                bytes: LARGE_BYTES,
+                items: worth.0,
+                bytes: worth.1,
                 ..Until::NEVER
             },
         };
