@@ -184,10 +184,48 @@ pub struct Storage {
     pub queue_bytes: usize,
     /// Most bytes gathered into one commit.
     pub commit_bytes_max: usize,
-    /// `quota`, as written; enforced later.
-    pub quota: String,
+    /// `quota`: of everything in the data directory.
+    pub quota: Quota,
     /// `profile`, as written.
     pub profile: String,
+}
+
+/// `storage.quota`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quota {
+    /// Percent of the file system.
+    Share(u8),
+    /// A size.
+    Bytes(u64),
+}
+
+/// What a topic gives up when the quota is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shed {
+    /// Its oldest records.
+    #[default]
+    Oldest,
+    /// New records.
+    Refuse,
+}
+
+impl Shed {
+    /// By its name.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "oldest" => Some(Self::Oldest),
+            "refuse" => Some(Self::Refuse),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Oldest => "oldest",
+            Self::Refuse => "refuse",
+        }
+    }
 }
 
 /// `[topic_defaults]`
@@ -222,6 +260,8 @@ pub struct TopicEntry {
     pub retention_bytes: Option<Option<u64>>,
     /// 0 to 9.
     pub priority: Option<u8>,
+    /// What goes when the quota is reached.
+    pub shed: Option<Shed>,
 }
 
 /// A `[[route]]`, as written; `route` compiles it (and `config check` calls that).

@@ -7,7 +7,8 @@ use super::error::{Mistake, Place, wrong};
 use super::section::Section;
 use super::tree::{Item, Table, quote};
 use super::{
-    Config, Env, Limits, Listener, Node, Protocol, RouteEntry, Storage, TopicDefaults, TopicEntry, Upstream, units,
+    Config, Env, Limits, Listener, Node, Protocol, Quota, RouteEntry, Shed, Storage, TopicDefaults, TopicEntry,
+    Upstream, units,
 };
 use crate::model::Topic;
 
@@ -313,16 +314,27 @@ fn no_name_twice<'a>(table: &str, names: impl Iterator<Item = (&'a Place, &'a st
     Ok(())
 }
 
+/// Smaller ones leave no room for records beside the ring and the index.
+const QUOTA_BYTES_MIN: u64 = 64 << 20;
+
 fn storage(s: &mut Section<'_>) -> Result<Storage, Mistake> {
     let quota = s.text("quota", "80%")?;
     let percent = quota.strip_suffix('%').and_then(|p| p.parse::<u8>().ok());
-    if !percent.is_some_and(|p| (1..=100).contains(&p)) && units::size_bytes(&quota).is_none_or(|bytes| bytes == 0) {
-        return wrong(
-            &s.place_of("quota"),
-            format!("storage.quota = {quota:?} is neither a share nor a size"),
-            "quota = \"80%\", or \"8GiB\"",
-        );
-    }
+    let quota = match (percent.filter(|p| (1..=100).contains(p)), units::size_bytes(&quota)) {
+        (Some(percent), _) => Quota::Share(percent),
+        (None, Some(bytes)) if bytes >= QUOTA_BYTES_MIN => Quota::Bytes(bytes),
+        (None, found) => {
+            let what = match found.filter(|bytes| *bytes > 0) {
+                Some(_) => "is too small for the store's own files",
+                None => "is neither a share nor a size",
+            };
+            return wrong(
+                &s.place_of("quota"),
+                format!("storage.quota = {quota:?} {what}"),
+                "quota = \"80%\", or a size of at least \"64MiB\"",
+            );
+        }
+    };
     let profile = s.text("profile", "auto")?;
     if !matches!(profile.as_str(), "auto" | "ssd" | "sd") {
         return wrong(
@@ -404,7 +416,22 @@ fn topic(s: &mut Section<'_>) -> Result<TopicEntry, Mistake> {
         retention_ms: time.transpose()?,
         retention_bytes: size.transpose()?,
         priority: s.number_if("priority", 0..=9)?.map(|n| n as u8),
+        shed: shed(s)?,
     })
+}
+
+fn shed(s: &mut Section<'_>) -> Result<Option<Shed>, Mistake> {
+    let Some(name) = s.text_if("shed")? else {
+        return Ok(None);
+    };
+    match Shed::parse(&name) {
+        Some(shed) => Ok(Some(shed)),
+        None => wrong(
+            &s.place_of("shed"),
+            format!("topic.shed = {name:?} is not known"),
+            "shed = \"oldest\" (when the quota is reached its oldest records go), or \"refuse\" (new ones are refused)",
+        ),
+    }
 }
 
 fn route(s: &mut Section<'_>) -> Result<RouteEntry, Mistake> {

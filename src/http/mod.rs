@@ -119,6 +119,7 @@ impl App {
             "/metrics" => Self::scraped,
             "/api/v1/node" => Self::node,
             "/api/v1/topics" => Self::topics,
+            "/api/v1/losses" => Self::losses,
             "/api/v1/upstreams" => Self::upstreams,
             _ => return None,
         })
@@ -126,7 +127,7 @@ impl App {
 
     fn index(&self) -> Answer {
         let body = format!(
-            "headwater {} on {}\n\n/healthz\n/readyz\n/metrics\n/api/v1/node\n/api/v1/topics\n/api/v1/upstreams\n",
+            "headwater {} on {}\n\n/healthz\n/readyz\n/metrics\n/api/v1/node\n/api/v1/topics\n/api/v1/losses\n/api/v1/upstreams\n",
             env!("CARGO_PKG_VERSION"),
             self.node
         );
@@ -196,10 +197,30 @@ impl App {
                 "retention_ms": info.settings.retention_ms,
                 "retention_bytes": info.settings.retention_bytes,
                 "priority": info.settings.priority,
+                "shed": info.settings.shed.name(),
                 "cleanup_policy": info.settings.cleanup_policy,
             })
         };
         json_answer(&Value::Array(self.log.topics().iter().map(topic).collect()))
+    }
+
+    fn losses(&self) -> Answer {
+        let losses = self.log.losses();
+        let loss = |(topic, partition, loss): &(crate::model::Topic, Partition, crate::log::Loss)| {
+            json!({
+                "topic": topic.as_str(),
+                "partition": partition.0,
+                "offset_first": loss.offset_first,
+                "offset_last": loss.offset_last,
+                "records": loss.records(),
+                "bytes": loss.bytes,
+                "time_first_ms": loss.time_first_ms,
+                "time_last_ms": loss.time_last_ms,
+                "lost_ms": loss.lost_ms,
+                "reason": loss.reason,
+            })
+        };
+        json_answer(&Value::Array(losses.iter().map(loss).collect()))
     }
 
     fn upstreams(&self) -> Answer {

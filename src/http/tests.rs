@@ -91,7 +91,7 @@ fn metrics_are_prefixed_and_tell_of_the_process() {
 #[test]
 fn the_api_answers_json() {
     let app = app(&Config::default());
-    for path in ["/api/v1/node", "/api/v1/topics", "/api/v1/upstreams"] {
+    for path in ["/api/v1/node", "/api/v1/topics", "/api/v1/losses", "/api/v1/upstreams"] {
         let (status, headers, body) = ask(&app, "GET", path, None);
         assert_eq!(
             (status, headers[CONTENT_TYPE].to_str().expect("ascii")),

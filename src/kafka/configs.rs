@@ -69,6 +69,7 @@ pub(super) fn of_topic(info: &TopicInfo) -> Vec<Setting> {
         setting("message.timestamp.type", time.into(), Type::String),
         setting("min.insync.replicas", "1".into(), Type::Int),
         setting("priority", is.priority.to_string(), Type::Int),
+        setting("shed", is.shed.name().to_owned(), Type::String),
         setting("retention.bytes", unlimited(is.retention_bytes), Type::Long),
         setting("retention.ms", unlimited(is.retention_ms), Type::Long),
     ]

@@ -61,10 +61,12 @@ impl Checkpointer {
         }
         while self.shared.bell.heard() {
             let before_us = self.shared.clock_us();
+            let flush = self.shared.flush_begins();
             // The writer looks after a store that failed before its next commit.
             if self.shared.lend(|store| store.checkpoint()).is_ok() {
                 let took_us = self.shared.clock_us().saturating_sub(before_us);
                 self.shared.metrics.log.checkpointed(took_us);
+                self.shared.measure_usage(flush);
             }
         }
     }

@@ -24,6 +24,7 @@ use super::ring::{RING_BYTES, Ring};
 use super::ringed::{RingedStore, Sizes, new_ring};
 use super::shelf::{self, Folder, ReadOnlyFolder};
 use super::store::{Map, Op, Store, StoreError, of_io};
+use super::usage::{self, Usage};
 
 /// Name of the database.
 pub const DATABASE: &str = "headwater.redb";
@@ -54,6 +55,8 @@ pub trait Depot: Send + Sync {
     fn open(&self, verify: bool) -> Result<(Box<dyn Store>, Identity), StoreError>;
     /// Puts the damaged store away, so that the next `open` makes a new one. Says where it is now.
     fn set_aside(&self) -> Result<String, StoreError>;
+    /// What the store takes of the disk.
+    fn usage(&self) -> Result<Usage, StoreError>;
 }
 
 /// Why a data directory cannot be served.
@@ -264,6 +267,10 @@ impl Depot for Directory {
         // The database last: without its ring it is damaged, whatever it holds.
         let aside = self.put_aside(&[RING, DATA, DATABASE]).map_err(|error| io(&error))?;
         Ok(aside.display().to_string())
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        usage::of_directory(&self.path).map_err(|error| io(&error))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::config::Quota;
 use crate::model::{Code, Now};
 
 use super::Refused;
@@ -28,6 +29,8 @@ pub(super) struct Desk {
     pub(super) topic_key_next: u32,
     pub(super) row_next: u64,
     pub(super) due: super::retention::Due,
+    /// Keeps the quota.
+    pub(super) keep: super::quota::Keep,
     /// What the commit before brings; it may not be durable yet.
     pub(super) ahead: Ahead,
     /// Commits that were prepared.
@@ -39,7 +42,7 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(shared: Arc<Shared>, rules: Rules) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, rules: Rules, quota: Quota) -> Self {
         Self {
             shared,
             rules,
@@ -47,6 +50,7 @@ impl Desk {
             topic_key_next: 0,
             row_next: 0,
             due: Default::default(),
+            keep: super::quota::Keep::new(quota),
             ahead: Ahead::default(),
             prepared: 0,
             closed: None,
@@ -140,6 +144,9 @@ impl Desk {
     /// From a draft to what goes to the disk. The next one builds on it from now on.
     fn seal(&mut self, drafted: Drafted, now: Now) -> Sealed {
         let large = drafted.is_large();
+        if self.keep.grow(drafted.bytes as u64) {
+            self.due.look_now();
+        }
         let changed = !drafted.changes.is_empty();
         let Changes {
             topic_key_next,

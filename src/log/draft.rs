@@ -14,6 +14,7 @@ use super::commit::SEGMENT_BYTES;
 use super::desk::Desk;
 use super::layout::PartitionKey;
 use super::producers::{self, Producer, Producers, Verdict};
+use super::quota::Pressure;
 use super::shared::Shared;
 use super::state::{State, TopicState};
 use super::store::Map;
@@ -75,6 +76,7 @@ pub(super) struct Draft<'a> {
     rules: &'a Rules,
     now: Now,
     sticky: u64,
+    pressure: Pressure,
     changes: Changes,
 }
 
@@ -152,6 +154,7 @@ impl<'a> Draft<'a> {
             rules: &desk.rules,
             now,
             sticky,
+            pressure: desk.keep.pressure(),
             changes,
         }
     }
@@ -246,6 +249,7 @@ impl<'a> Draft<'a> {
                 format!("a record of {bytes} bytes is too large for topic {topic}: max.message.bytes is {bytes_max}");
             return Err(Refused::new(Code::TooLarge, why));
         }
+        self.pressure.check(topic.as_str(), &found.info.settings)?;
         let partitions = found.info.partitions;
         let partition = match &record.key {
             Some(key) => partition_of_key(key, partitions).0,
@@ -284,7 +288,9 @@ impl<'a> Draft<'a> {
             topic: found.key,
             partition: partition.0,
         };
+        let takes = || self.pressure.check(topic.as_str(), &found.info.settings);
         if header.producer_id < 0 {
+            takes()?;
             return Ok(Planned::Batch(key, batch));
         }
         let place = (key, header.producer_id);
@@ -292,6 +298,7 @@ impl<'a> Draft<'a> {
         match producers::check(known, &header)? {
             Verdict::Duplicate(_) => Ok(Planned::Duplicate(key, batch)),
             Verdict::Next => {
+                takes()?;
                 // Only sequences count in a plan; the offset comes when it is entered.
                 let after = Producer::after(known, &header, 0, self.now.wall_ms);
                 plan.producers.insert(place, after);

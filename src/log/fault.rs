@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::depot::{Depot, Identity};
 use super::memory::MemoryDepot;
 use super::store::{Begun, Each, Map, Op, Store, StoreError};
+use super::usage::Usage;
 use super::{Log, OpenOptions, Opening, inline};
 use crate::model::Now;
 
@@ -131,6 +132,10 @@ impl Depot for Faulty {
 
     fn set_aside(&self) -> Result<String, StoreError> {
         self.inner.set_aside()
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        self.inner.usage()
     }
 }
 

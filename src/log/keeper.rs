@@ -6,6 +6,7 @@ use super::depot::{Depot, Identity};
 use super::draft::Rules;
 use super::load::{Loaded, load};
 use super::store::{Op, Store, StoreError};
+use super::usage::Usage;
 
 /// Holder of the store's handle.
 pub(super) struct Keeper {
@@ -64,6 +65,11 @@ impl Keeper {
         *place = Some(store);
         let lost = Some((error, aside));
         Ok(Opened { loaded, identity, lost })
+    }
+
+    /// What the store takes of the disk.
+    pub(super) fn usage(&self) -> Result<Usage, StoreError> {
+        self.depot.usage()
     }
 
     /// Whether the store takes commits, down to its last file: this one is made.

@@ -7,6 +7,7 @@ use crate::model::Topic;
 
 use super::draft::Rules;
 use super::layout::{BatchEntry, Directory, Fields, PartitionKey, damaged};
+use super::loss::Loss;
 use super::partition::SEGMENT;
 use super::producers::{Producer, Producers};
 use super::state::{Row, State, TopicState};
@@ -59,6 +60,13 @@ pub(super) fn load(store: &dyn Store, rules: &Rules) -> Result<Loaded, StoreErro
     load_segments(store, &mut loaded, &mut batches)?;
     place(batches, &mut loaded);
     load_starts(store, &mut loaded)?;
+    store.scan(Map::Losses, &[], None, &mut |key, value| {
+        let (key, loss) = Loss::decode(key, value)?;
+        if let Some(partition) = loaded.state.partition_mut(key) {
+            partition.losses.push(loss);
+        }
+        Ok(true)
+    })?;
     store.scan(Map::Producers, &[], None, &mut |key, value| {
         let partition = PartitionKey::parse(key)?;
         let id = Fields(key.get(8..).unwrap_or_default()).i64()?;

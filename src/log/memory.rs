@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::depot::{Depot, Identity};
 use super::store::{Change, Each, Map, Op, Store, StoreError};
+use super::usage::Usage;
 
 type Entries = BTreeMap<Vec<u8>, Long>;
 /// A value and its body.
@@ -39,6 +40,10 @@ impl Depot for MemoryDepot {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         *place = (Arc::default(), place.1 + 1);
         Ok("nothing".into())
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        Ok(Usage::default())
     }
 }
 

@@ -18,6 +18,7 @@ mod inline;
 mod keeper;
 mod layout;
 mod load;
+mod loss;
 mod memory;
 mod open;
 mod ops;
@@ -25,6 +26,7 @@ mod overlay;
 mod partition;
 mod producers;
 mod queue;
+mod quota;
 mod read;
 mod reader;
 mod redb;
@@ -39,6 +41,7 @@ mod store;
 mod submission;
 mod ticket;
 mod topic;
+mod usage;
 mod watch;
 mod writer;
 
@@ -53,6 +56,7 @@ use crate::model::{Code, Now, Offset, Partition, Topic};
 pub use check::{CheckError, CheckReport, CheckedPartition, DamagedRange, check};
 pub use checkpoint::Checkpointer;
 pub use depot::OpenError;
+pub use loss::{Loss, LossReason};
 pub use open::{OpenOptions, Opening};
 pub use read::{Bounds, ReadBatches, ReadRequest, TimePoint};
 pub use reader::Reader;
@@ -147,6 +151,18 @@ impl Log {
         partitions
             .get(partition.0 as usize)
             .map(partition::PartitionLog::bounds)
+    }
+
+    /// What was given up before its retention was over, by topic and partition, oldest first.
+    pub fn losses(&self) -> Vec<(Topic, Partition, Loss)> {
+        let state = self.shared.read_state();
+        let mut losses = Vec::new();
+        for (name, topic) in &state.topics {
+            for (partition, log) in (0..).map(Partition).zip(&topic.partitions) {
+                losses.extend(log.losses.iter().map(|loss| (name.clone(), partition, *loss)));
+            }
+        }
+        losses
     }
 
     /// Reads batches: at once from the tail cache, else by the reader thread. `Code::OffsetOutOfRange` (with the bounds in the
@@ -261,8 +277,7 @@ impl Log {
     pub fn measure(&self) {
         let gauges = &self.shared.metrics.log;
         let state = self.shared.read_state();
-        let topics = state.topics.values();
-        let held: u64 = topics.flat_map(|topic| &topic.partitions).map(|log| log.bytes).sum();
+        let held = state.held_bytes();
         gauges.held_bytes.set(i64::try_from(held).unwrap_or(i64::MAX));
         gauges.topics.set(state.topics.len() as i64);
         gauges.partitions.set(state.partitions as i64);

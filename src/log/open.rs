@@ -85,7 +85,7 @@ impl Log {
             &options.storage,
             State::default(),
         ));
-        let mut desk = Desk::new(Arc::clone(&shared), rules);
+        let mut desk = Desk::new(Arc::clone(&shared), rules, options.storage.quota);
         let mut wakes = Wakes::default();
         let opened = shared
             .keeper
@@ -184,6 +184,7 @@ impl Desk {
     /// Takes over what a store holds, and brings it to what the configuration says.
     fn install(&mut self, opened: Opened, now: Now, wakes: &mut Wakes) {
         self.take_over(opened, wakes);
+        self.shared.measure_usage(self.shared.flush_begins());
         self.settle(now, wakes);
         let state = self.shared.read_state();
         self.shared.watches.committed(state.commit_number, wakes);
@@ -218,6 +219,7 @@ impl Desk {
         self.ahead = Default::default();
         self.due = Default::default();
         self.due.add(garbage);
+        self.keep.frees();
         let mut current = self.shared.write_state();
         state.commit_number = current.commit_number + 1;
         let before = std::mem::replace(&mut *current, state);

@@ -8,6 +8,7 @@ use crate::model::Offset;
 
 use super::Bounds;
 use super::layout::BatchEntry;
+use super::loss::Loss;
 
 /// `Indexed::row` of a batch that has a segment row of its own.
 pub const SEGMENT: u64 = u64::MAX;
@@ -64,6 +65,8 @@ pub struct PartitionLog {
     pub bytes: u64,
     /// Every batch, by offset.
     pub index: VecDeque<Indexed>,
+    /// What went before its time, by offset.
+    pub losses: Vec<Loss>,
     /// The newest batches, without a gap up to the end.
     pub tail: VecDeque<TailBatch>,
 }
@@ -77,6 +80,7 @@ impl PartitionLog {
             leader_epoch,
             bytes: 0,
             index: VecDeque::new(),
+            losses: Vec::new(),
             tail: VecDeque::new(),
         }
     }

@@ -10,6 +10,7 @@ use super::TopicSettings;
 use super::desk::{Desk, storage};
 use super::layout::{PartitionKey, journal_key};
 use super::load::Garbage;
+use super::loss::Loss;
 use super::partition::{Indexed, PartitionLog};
 use super::producers::{EXPIRY_MS, Producer};
 use super::store::{Change, Map, Op, prefix_until};
@@ -29,6 +30,8 @@ pub(super) struct Due {
     garbage: VecDeque<Garbage>,
     /// Log starts that moved since the last commit.
     starts: Vec<(PartitionKey, u64)>,
+    /// Markers of what went with them before its time.
+    losses: Vec<(PartitionKey, Loss)>,
     producers_gone: Vec<(PartitionKey, i64)>,
     /// Bytes of batches that became past since the space of such was last given back.
     past_bytes: u64,
@@ -38,6 +41,21 @@ pub(super) struct Due {
 impl Due {
     pub(super) fn add(&mut self, garbage: impl IntoIterator<Item = Garbage>) {
         self.garbage.extend(garbage);
+    }
+
+    /// A log start moved.
+    pub(super) fn start(&mut self, key: PartitionKey, log_start: u64) {
+        self.starts.push((key, log_start));
+    }
+
+    /// What went before its time: stored in the commit of its log start.
+    pub(super) fn lose(&mut self, key: PartitionKey, loss: Loss) {
+        self.losses.push((key, loss));
+    }
+
+    /// Batches of so many bytes became past.
+    pub(super) fn count_past(&mut self, bytes: u64) {
+        self.past_bytes += bytes;
     }
 
     /// The next turn looks at everything.
@@ -70,6 +88,7 @@ impl Due {
         for (key, log_start) in self.starts.drain(..) {
             ops.push(Op::put(Map::Partitions, key.bytes(), log_start.to_be_bytes().to_vec()));
         }
+        ops.extend(self.losses.drain(..).map(|(key, loss)| loss.op(key)));
         for (key, id) in self.producers_gone.drain(..) {
             ops.push(Op::delete(Map::Producers, key.producer(id)));
         }
@@ -90,7 +109,7 @@ fn remove(garbage: &Garbage, ops: &mut Vec<Op>) {
             let key = topic.to_be_bytes().to_vec();
             // A topic key never reaches the last possible one.
             let until = prefix_until(&key).expect("a prefix with a number below its largest");
-            for map in [Map::Partitions, Map::Producers] {
+            for map in [Map::Partitions, Map::Producers, Map::Losses] {
                 let (key, change) = (key.clone(), Change::DeleteUntil(until.clone()));
                 ops.push(Op { map, key, change });
             }
@@ -147,8 +166,10 @@ impl Desk {
         if now.mono_us < self.due.look_us {
             return;
         }
+        // Retention first: what is past anyway is no loss.
         self.due.look_us = now.mono_us.saturating_add(LOOK_US);
         self.expire(now);
+        self.keep_the_quota(now);
         let old = |last_ms: i64| now.wall_ms.saturating_sub(last_ms) > EXPIRY_MS;
         let due = &mut self.due;
         self.producers.retain(|place, producer| {
@@ -188,7 +209,9 @@ impl Desk {
             }
             self.due.starts.push((key, start));
         }
+        drop(state);
         self.due.past_bytes += bytes;
+        self.keep.frees();
         self.shared.metrics.log.expired(records, bytes);
     }
 
@@ -221,6 +244,7 @@ impl Desk {
             }
         }
         self.due.garbage.push_back(Garbage::Topic(key));
+        self.keep.frees();
         drop(state);
         self.forget(name, key, partitions, wakes);
         Ok(())

@@ -15,6 +15,7 @@ use super::reader::ReaderQueue;
 use super::state::State;
 use super::store::{Begun, Op, Store, StoreError, keep_worst};
 use super::ticket::Courier;
+use super::usage::Usage;
 use super::watch::Watches;
 
 /// A disk is quick when a commit takes no longer, microseconds. A slow one does two at a time no faster than one of their size.
@@ -44,6 +45,9 @@ pub(super) struct Shared {
     state: RwLock<State>,
     clock: OnceLock<Clock>,
     pub(super) failure: Mutex<Option<StoreError>>,
+    usage: Mutex<Usage>,
+    /// Flushes that began.
+    flushes: AtomicU64,
 }
 
 impl Shared {
@@ -70,6 +74,8 @@ impl Shared {
             state: RwLock::new(state),
             clock: OnceLock::new(),
             failure: Mutex::new(None),
+            usage: Mutex::default(),
+            flushes: AtomicU64::new(0),
         }
     }
 
@@ -106,6 +112,25 @@ impl Shared {
     pub(super) fn lend<R>(&self, f: impl FnOnce(&dyn Store) -> Result<R, StoreError>) -> Result<R, StoreError> {
         self.keeper
             .with(|store| f(store).inspect_err(|error| self.failed(error)))
+    }
+
+    /// Measures what the store takes of the disk, after the flush of this number.
+    pub(super) fn measure_usage(&self, flush: u64) {
+        match self.keeper.usage() {
+            Ok(usage) => *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Usage { flush, ..usage },
+            Err(error) => tracing::warn!(%error, "the data directory cannot be measured"),
+        }
+    }
+
+    /// A flush begins; gives its number.
+    pub(super) fn flush_begins(&self) -> u64 {
+        self.flushes.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// The newest measurement, and the number of the newest flush that began.
+    pub(super) fn usage(&self) -> (Usage, u64) {
+        let usage = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        (usage, self.flushes.load(Ordering::Acquire))
     }
 
     /// Whether the store takes a commit while another is on its way.

@@ -74,6 +74,12 @@ impl State {
         Some(topic)
     }
 
+    /// Bytes of all batches that are held.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let logs = self.topics.values().flat_map(|topic| &topic.partitions);
+        logs.map(|log| log.bytes).sum()
+    }
+
     pub(super) fn partition(&self, key: PartitionKey) -> Option<&PartitionLog> {
         let topic = self.topics.get(self.names.get(&key.topic)?)?;
         topic.partitions.get(key.partition as usize)

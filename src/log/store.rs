@@ -28,13 +28,15 @@ pub enum Map {
     Files,
     /// Idempotent producers by topic key, partition and producer id.
     Producers,
+    /// Offsets that were given up before their time.
+    Losses,
     /// State that the rooms above own.
     State(Table),
 }
 
 impl Map {
     /// Every map. Its place here is its number in the ring: new ones go to the end.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::Topics,
         Self::Partitions,
@@ -47,6 +49,7 @@ impl Map {
         Self::State(Table::MqttQos2),
         Self::State(Table::Devices),
         Self::State(Table::Forward),
+        Self::Losses,
     ];
 
     /// Its number in the ring.
@@ -77,6 +80,7 @@ impl Map {
             Self::Segments => "segments",
             Self::Files => "files",
             Self::Producers => "producers",
+            Self::Losses => "losses",
             Self::State(Table::Kafka) => "kafka",
             Self::State(Table::MqttSessions) => "mqtt_sessions",
             Self::State(Table::MqttQos2) => "mqtt_qos2",

@@ -16,6 +16,7 @@ mod conformance;
 mod files;
 mod golden;
 mod machine;
+mod quota;
 mod retention;
 mod ring;
 mod writer;

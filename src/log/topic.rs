@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{TopicDefaults, TopicEntry};
+use crate::config::{Shed, TopicDefaults, TopicEntry};
 use crate::model::{Code, Topic, nearest};
 
 use super::Refused;
@@ -39,6 +39,8 @@ pub struct TopicSettings {
     pub cleanup_policy: String,
     /// 0 is shed first when the quota is reached, 9 last.
     pub priority: u8,
+    /// `shed`: what goes when the quota is reached and it is this topic's turn.
+    pub shed: Shed,
 }
 
 /// A topic to be made. What is `None` comes from the topic defaults of the configuration.
@@ -78,13 +80,14 @@ pub(super) fn first_offset(generation: u32) -> u64 {
 }
 
 /// Names that are taken.
-const SETTINGS: [&str; 10] = [
+const SETTINGS: [&str; 11] = [
     "retention.ms",
     "retention.bytes",
     "max.message.bytes",
     "message.timestamp.type",
     "cleanup.policy",
     "priority",
+    "shed",
     "compression.type",
     "segment.bytes",
     "segment.ms",
@@ -106,6 +109,7 @@ impl TopicRow {
             log_append_time: false,
             cleanup_policy: "delete".into(),
             priority: defaults.priority,
+            shed: Shed::default(),
         };
         for (name, value) in &self.settings {
             set(&mut settings, name, value)?;
@@ -117,6 +121,8 @@ impl TopicRow {
             pin(entry.retention_ms.is_some(), "retention.ms");
             pin(entry.retention_bytes.is_some(), "retention.bytes");
             pin(entry.priority.is_some(), "priority");
+            pin(entry.shed.is_some(), "shed");
+            settings.shed = entry.shed.unwrap_or(settings.shed);
             settings.retention_ms = entry.retention_ms.unwrap_or(settings.retention_ms);
             settings.retention_bytes = entry.retention_bytes.unwrap_or(settings.retention_bytes);
             settings.priority = entry.priority.unwrap_or(settings.priority);
@@ -171,6 +177,7 @@ fn set(settings: &mut TopicSettings, name: &str, value: &str) -> Result<(), Refu
             let priority = value.parse().ok().filter(|priority| *priority <= 9);
             settings.priority = priority.ok_or_else(|| bad("0 (shed first) to 9 (shed last)"))?;
         }
+        "shed" => settings.shed = Shed::parse(value).ok_or_else(|| bad("oldest or refuse"))?,
         "compression.type" => {
             if value != "producer" {
                 return Err(bad("producer: batches keep the compression that their producer chose"));
@@ -314,6 +321,7 @@ mod tests {
             retention_ms: Some(None),
             retention_bytes: None,
             priority: None,
+            shed: None,
         };
         let spec = TopicSpec {
             name: entry.name.clone(),

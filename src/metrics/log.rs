@@ -52,6 +52,14 @@ pub struct LogMetrics {
     pub unreadable: Counter,
     /// Bytes of the batches that are held.
     pub held_bytes: Gauge,
+    /// Bytes that count for the quota.
+    pub used_bytes: Gauge,
+    /// The quota, bytes.
+    pub quota_bytes: Gauge,
+    /// Records that went before their retention was over.
+    pub shed_records: Counter,
+    /// Bytes of them.
+    pub shed_bytes: Counter,
 }
 
 /// A code as a label.
@@ -85,6 +93,10 @@ impl Default for LogMetrics {
             stores_lost: Counter::default(),
             unreadable: Counter::default(),
             held_bytes: Gauge::default(),
+            used_bytes: Gauge::default(),
+            quota_bytes: Gauge::default(),
+            shed_records: Counter::default(),
+            shed_bytes: Counter::default(),
         }
     }
 }
@@ -118,6 +130,12 @@ impl LogMetrics {
     pub fn expired(&self, records: u64, bytes: u64) {
         self.expired_records.inc_by(records);
         self.expired_bytes.inc_by(bytes);
+    }
+
+    /// Records went before their retention was over.
+    pub fn shed(&self, records: u64, bytes: u64) {
+        self.shed_records.inc_by(records);
+        self.shed_bytes.inc_by(bytes);
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
@@ -167,5 +185,11 @@ impl LogMetrics {
             "Bytes of the batches that are held",
             self.held_bytes.clone(),
         );
+        let used = self.used_bytes.clone();
+        r.register("used_bytes", "Bytes on the disk that count for the quota", used);
+        r.register("quota_bytes", "The storage quota", self.quota_bytes.clone());
+        let shed = self.shed_records.clone();
+        r.register("shed_records", "Records given up for the quota", shed);
+        r.register("shed_bytes", "Bytes given up for the quota", self.shed_bytes.clone());
     }
 }

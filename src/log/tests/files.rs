@@ -209,6 +209,7 @@ fn topics_of_the_file_are_made_and_grow_but_never_shrink() {
         retention_ms: None,
         retention_bytes: None,
         priority: None,
+        shed: None,
     };
     for (asked, there) in [(2, 2), (3, 3), (1, 3)] {
         let mut options = folder.options();

@@ -1,0 +1,53 @@
+//! What the store takes of the disk: blocks, not lengths, because files have holes.
+
+use std::fs;
+use std::io::{ErrorKind, Result};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::depot::{DATA, DATABASE, RING};
+
+/// Bytes on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the database and the ring.
+    pub index_bytes: u64,
+    /// Of the data files.
+    pub body_bytes: u64,
+    /// Of the whole file system, used or not; 0 where there is none.
+    pub disk_bytes: u64,
+    /// The flush that it was measured after; counts from 1.
+    pub flush: u64,
+}
+
+/// Measures a data directory. What was set aside as damaged does not count: it is not headwater's to remove, and must not keep
+/// a new store from taking records.
+pub fn of_directory(path: &Path) -> Result<Usage> {
+    let mut body_bytes = 0;
+    match fs::read_dir(path.join(DATA)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(files) => {
+            for file in files {
+                body_bytes += blocks(&file?.path())?;
+            }
+        }
+    }
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(Usage {
+        index_bytes: blocks(&path.join(DATABASE))? + blocks(&path.join(RING))?,
+        body_bytes,
+        disk_bytes: disk.f_blocks.saturating_mul(disk.f_frsize),
+        flush: 0,
+    })
+}
+
+fn blocks(path: &Path) -> Result<u64> {
+    /// `stat` counts in these whatever the file system's are.
+    const BLOCK: u64 = 512;
+    match fs::metadata(path) {
+        // A data file that went meanwhile.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+        found => Ok(found?.blocks() * BLOCK),
+    }
+}

@@ -1,0 +1,124 @@
+"""The storage quota on the real binary: usage stays below it, what goes is what the markers say, and a topic that refuses does so in
+the words of each protocol."""
+
+import json
+import os
+import unittest
+from pathlib import Path
+
+from confluent_kafka import Producer
+
+from compact_device import NACK, Device
+from harness import Broker, cli, eventually
+from mqtt_client import V5, Client
+from readback import bounds_of_topic
+
+QUOTA = 64 << 20
+MIB = 1 << 20
+QUOTA_EXCEEDED = 0x97
+NACK_QUOTA = 3
+
+
+def used(directory):
+    """Blocks of everything in the data directory."""
+    total = 0
+    for folder, _, files in os.walk(directory):
+        for name in files:
+            try:
+                total += (Path(folder) / name).stat().st_blocks * 512
+            except FileNotFoundError:
+                pass
+    return total
+
+
+def fill(broker, topic, mebibytes, watch=lambda: None):
+    """Batches that do not compress."""
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 20, "batch.size": 262144, "message.timeout.ms": 30_000, "log_level": 2})
+    errors = []
+    for at in range(mebibytes * 16):
+        producer.produce(topic, os.urandom(65_000), on_delivery=lambda error, _: error and errors.append(error))
+        producer.poll(0)
+        if at % 64 == 63:
+            producer.flush(30)
+            watch()
+    producer.flush(30)
+    return errors
+
+
+class Quota(unittest.TestCase):
+    def losses(self, broker):
+        return json.loads(broker.http_get("/api/v1/losses"))
+
+    def shed_by_partition(self, broker):
+        """First and next offset of what went; each partition has one run of them, from its beginning on."""
+        return {(loss["topic"], loss["partition"]): (loss["offset_first"], loss["offset_last"] + 1) for loss in self.losses(broker)}
+
+    def test_usage_stays_below_it_and_the_markers_say_what_went(self):
+        config = "[[topic]]\nname = 'low'\npriority = 1\n[[topic]]\nname = 'high'\npriority = 8\n"
+        with Broker(config, sets=["storage.quota=64MiB"]) as broker:
+            highest = 0
+
+            def watch():
+                nonlocal highest
+                highest = max(highest, used(broker.data))
+
+            self.assertEqual(fill(broker, "high", 8, watch), [])
+            self.assertEqual(fill(broker, "low", 160, watch), [])
+            self.assertLess(highest, QUOTA + 8 * MIB)
+            self.assertIn("storage quota of 67108864 bytes is reached", broker.http_get("/healthz"))
+            shed = self.shed_by_partition(broker)
+            starts = {p: low for p, (low, _) in bounds_of_topic(broker.bootstrap, "low").items()}
+            self.assertEqual(shed, {("low", p): (0, low) for p, low in starts.items()})
+            self.assertEqual({low for low, _ in bounds_of_topic(broker.bootstrap, "high").values()}, {0})
+            records = sum(starts.values())
+            self.assertGreater(records, 160 * 16 // 2)
+            self.assertEqual(broker.metric("headwater_log_shed_records_total"), records)
+            eventually(lambda: used(broker.data) < QUOTA, 10, "usage below the quota")
+            broker.kill()
+            broker.start()
+            self.assertEqual(self.shed_by_partition(broker), shed)
+            self.assertEqual(broker.stop()[0], 0)
+            cli("check", broker.data)
+
+    def test_a_topic_that_refuses_says_so_in_every_protocol(self):
+        config = "[topic_defaults]\nretention_size = 'unlimited'\n[[topic]]\nname = 'telemetry'\nshed = 'refuse'\n"
+        with Broker(config, sets=["storage.quota=64MiB"]) as broker:
+            client = Client(broker.mqtt, V5, client_id="five", clean=False, expiry=3600)
+            self.addCleanup(client.close)
+            device = Device(broker.compact, "full")
+            device.put("n", "before")
+            device.flush()
+            stored = 1
+            while True:
+                (reason,) = client.publish_all([("fill", os.urandom(500_000))])
+                if reason.is_failure:
+                    break
+                stored += 1
+                self.assertLess(stored, 200, "the quota does not hold")
+            self.assertEqual(reason.value, QUOTA_EXCEEDED)
+            self.assertLess(used(broker.data), QUOTA + 8 * MIB)
+            device.put("n", "refused")
+            device.send_some()
+            device.receive(NACK)
+            device.close()
+            self.assertEqual(device.nacks, [(2, NACK_QUOTA)])
+            producer = Producer({"bootstrap.servers": broker.bootstrap, "message.timeout.ms": 2_000, "log_level": 0})
+            errors = []
+            producer.produce("telemetry", b"refused", on_delivery=lambda error, _: errors.append(error))
+            producer.flush(10)
+            self.assertIsNotNone(errors[0])
+            self.assertEqual({low for low, _ in bounds_of_topic(broker.bootstrap, "telemetry").values()}, {0})
+            self.assertEqual(sum(high for _, high in bounds_of_topic(broker.bootstrap, "telemetry").values()), stored)
+            self.assertEqual(self.losses(broker), [])
+            # Room again: what is there stays, and the next one is taken.
+            self.assertEqual(broker.stop()[0], 0)
+            broker.sets = ["storage.quota=256MiB"]
+            broker.start()
+            again = Client(broker.mqtt, V5, client_id="six")
+            self.addCleanup(again.close)
+            self.assertFalse(again.publish_all([("fill", b"room")])[0].is_failure)
+            self.assertEqual(broker.http_get("/healthz").strip(), "ok")
+
+
+if __name__ == "__main__":
+    unittest.main()
