@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::TopicEntry;
-use crate::log::store::Map;
+use crate::log::fault::Faulty;
+use crate::log::store::{Map, StoreError};
 
 fn topic() -> Topic {
     Topic::parse("t").unwrap()
@@ -314,4 +315,28 @@ fn what_the_file_fixes_is_refused_with_its_line() {
     }
     set(&log, "retention.bytes", "1").unwrap();
     assert_eq!(log.topic("t").unwrap().settings.retention_ms, Some(5_000));
+}
+
+#[test]
+fn a_change_that_failed_is_refused_and_what_is_on_the_disk_then_is_in_force() {
+    let depot = Faulty::default();
+    let log = depot.inline(now(1));
+    make(&log);
+    (0..4).for_each(|i| add(&log, 0, 1, 100, i));
+    let cut = |to| log.delete_records(vec![cut(0, Some(to))], Waker::noop()).wait();
+    depot.fail_once(StoreError::Io("no".into()));
+    assert_eq!(cut(2).unwrap_err().code, Code::Storage);
+    assert_eq!(bounds(&log, 0), (0, 4));
+    depot.fail_behind(StoreError::Io("the sync failed".into()));
+    assert_eq!(cut(2).unwrap_err().code, Code::Storage);
+    assert_eq!(bounds(&log, 0), (2, 4));
+    depot.fail_once(StoreError::Io("no".into()));
+    assert_eq!(set(&log, "priority", "1").unwrap_err().code, Code::Storage);
+    assert_eq!(log.topic("t").unwrap().settings.priority, 5);
+    depot.fail_behind(StoreError::Io("the sync failed".into()));
+    assert_eq!(set(&log, "priority", "1").unwrap_err().code, Code::Storage);
+    assert_eq!(log.topic("t").unwrap().settings.priority, 1);
+    assert_eq!(cut(3).unwrap()[0], Ok(Offset(3)));
+    assert_eq!(records(&log, "t", Partition(0), 3).len(), 1);
+    assert_eq!(log.shared.metrics.log.stores_lost.get(), 0);
 }
