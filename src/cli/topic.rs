@@ -16,6 +16,8 @@ pub(super) enum TopicCommand {
     List(List),
     /// Make a topic
     Create(Create),
+    /// Change settings of a topic that is there
+    Alter(Alter),
     /// One topic: bounds of its partitions, settings in force
     Describe(Named),
     /// Remove a topic and its records
@@ -54,11 +56,24 @@ pub(super) struct Create {
     setting: Vec<String>,
 }
 
+#[derive(Args)]
+pub(super) struct Alter {
+    #[command(flatten)]
+    named: Named,
+    /// A setting by its Kafka name, such as retention.ms=86400000
+    #[arg(long, value_name = "NAME=VALUE", required_unless_present = "unset")]
+    set: Vec<String>,
+    /// A setting that goes back to its default
+    #[arg(long, value_name = "NAME")]
+    unset: Vec<String>,
+}
+
 impl TopicCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::List(command) => command.run(),
             Self::Create(command) => command.run(),
+            Self::Alter(command) => command.run(),
             Self::Describe(command) => command.describe(),
             Self::Delete(command) => command.delete(),
         }
@@ -106,20 +121,39 @@ impl List {
 impl Create {
     fn run(self) -> Result<(), Failure> {
         let Named { topic, broker, json } = self.named;
-        let mut settings = Vec::new();
-        for setting in &self.setting {
-            match setting.split_once('=') {
-                Some((name, value)) => settings.push((name.trim().to_owned(), value.trim().to_owned())),
-                None => {
-                    let text = format!("{setting:?} is not a setting. Try: --setting retention.ms=86400000");
-                    return Err(Failure::usage(text));
-                }
-            }
-        }
+        let settings: Result<Vec<_>, _> = self.setting.iter().map(|text| setting(text, "--setting")).collect();
+        let settings = settings?;
         let mut client = broker.connect()?;
         let made = client.create_topic(&topic, self.partitions, &settings);
         made.map_err(|e| refused(&format!("making topic {topic:?}"), &e))?;
         said(json, "created", &topic)
+    }
+}
+
+/// Name and value of a setting that was given with an option.
+fn setting(text: &str, option: &str) -> Result<(String, String), Failure> {
+    match text.split_once('=') {
+        Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        None => {
+            let text = format!("{text:?} is not a setting. Try: {option} retention.ms=86400000");
+            Err(Failure::usage(text))
+        }
+    }
+}
+
+impl Alter {
+    fn run(self) -> Result<(), Failure> {
+        let Named { topic, broker, json } = self.named;
+        let mut settings = Vec::new();
+        for text in &self.set {
+            let (name, value) = setting(text, "--set")?;
+            settings.push((name, Some(value)));
+        }
+        settings.extend(self.unset.into_iter().map(|name| (name, None)));
+        let mut client = broker.connect()?;
+        let altered = client.alter_topic(&topic, &settings);
+        altered.map_err(|e| refused(&format!("altering topic {topic:?}"), &e))?;
+        said(json, "altered", &topic)
     }
 }
 

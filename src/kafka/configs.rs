@@ -10,10 +10,11 @@ use crate::kafka_wire::messages::{DescribeConfigsRequest, DescribeConfigsRespons
 use crate::log::TopicInfo;
 use crate::model::Code;
 
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
+/// Kafka's `ConfigResource.Type`.
+pub(super) const TOPIC: i8 = 2;
+pub(super) const BROKER: i8 = 4;
 
-/// DYNAMIC_TOPIC_CONFIG: given when the topic was made.
+/// DYNAMIC_TOPIC_CONFIG: given when the topic was made, or later.
 const FROM_TOPIC: i8 = 1;
 /// STATIC_BROKER_CONFIG: from the configuration file.
 const FROM_FILE: i8 = 4;

@@ -8,7 +8,7 @@
 //! ```
 //! Parts: `session` (one connection), `call` (a request at work, and the dispatch), `broker` (what sessions share: address,
 //! cluster id, producer ids, the budget of fetches), and the families: `versions`, `metadata`, `produce`, `fetch`,
-//! `list_offsets`, `producer_id`, `coordinator`, `create_topics`, `delete_topics`, `configs`, `cluster`, `leader_epoch`.
+//! `list_offsets`, `producer_id`, `coordinator`, `create_topics`, `delete_topics`, `delete_records`, `configs`, `alter_configs`, `cluster`, `leader_epoch`.
 //!
 //! Bounds, and the rule behind each: a frame (`limits.kafka_request`, the connection is closed), requests waiting on one
 //! connection (it is not read), unsent answers (no further request is begun), the records of one Fetch answer
@@ -23,12 +23,14 @@
     clippy::panic
 )]
 
+mod alter_configs;
 mod broker;
 mod call;
 mod cluster;
 mod configs;
 mod coordinator;
 mod create_topics;
+mod delete_records;
 mod delete_topics;
 mod fetch;
 mod leader_epoch;

@@ -18,9 +18,12 @@ pub enum Api {
     ApiVersions = 18,
     CreateTopics = 19,
     DeleteTopics = 20,
+    DeleteRecords = 21,
     InitProducerId = 22,
     OffsetForLeaderEpoch = 23,
     DescribeConfigs = 32,
+    AlterConfigs = 33,
+    IncrementalAlterConfigs = 44,
     DescribeCluster = 60,
 }
 
@@ -36,7 +39,7 @@ struct Entry {
 }
 
 /// In order of key.
-static ENTRIES: [Entry; 12] = [
+static ENTRIES: [Entry; 15] = [
     entry(Api::Produce, "Produce", (3, 11), 9, &PRODUCE, &PRODUCE_R),
     entry(Api::Fetch, "Fetch", (4, 12), 12, &FETCH, &FETCH_R),
     entry(
@@ -81,6 +84,14 @@ static ENTRIES: [Entry; 12] = [
         &DELETE_TOPICS_R,
     ),
     entry(
+        Api::DeleteRecords,
+        "DeleteRecords",
+        (0, 2),
+        2,
+        &DELETE_RECORDS,
+        &DELETE_RECORDS_R,
+    ),
+    entry(
         Api::InitProducerId,
         "InitProducerId",
         (0, 4),
@@ -103,6 +114,22 @@ static ENTRIES: [Entry; 12] = [
         4,
         &DESCRIBE_CONFIGS,
         &DESCRIBE_CONFIGS_R,
+    ),
+    entry(
+        Api::AlterConfigs,
+        "AlterConfigs",
+        (0, 2),
+        2,
+        &ALTER_CONFIGS,
+        &ALTER_CONFIGS_R,
+    ),
+    entry(
+        Api::IncrementalAlterConfigs,
+        "IncrementalAlterConfigs",
+        (0, 1),
+        1,
+        &INCREMENTAL_ALTER,
+        &ALTER_CONFIGS_R,
     ),
     entry(
         Api::DescribeCluster,
@@ -381,6 +408,13 @@ static DELETE_TOPIC: Struct = plain(&[all(Str), all(Uuid)]);
 static DELETE_TOPICS_R: Struct = plain(&[all(Int32), all(Many(&DELETE_R_TOPIC))]);
 static DELETE_R_TOPIC: Struct = plain(&[all(Str), since(6, Uuid), all(Int16), since(5, Str)]);
 
+static DELETE_RECORDS: Struct = plain(&[all(Many(&DELETE_RECORDS_TOPIC)), all(Int32)]);
+static DELETE_RECORDS_TOPIC: Struct = plain(&[all(Str), all(Many(&DELETE_RECORDS_PARTITION))]);
+static DELETE_RECORDS_PARTITION: Struct = plain(&[all(Int32), all(Int64)]);
+static DELETE_RECORDS_R: Struct = plain(&[all(Int32), all(Many(&DELETE_RECORDS_R_TOPIC))]);
+static DELETE_RECORDS_R_TOPIC: Struct = plain(&[all(Str), all(Many(&DELETE_RECORDS_R_PARTITION))]);
+static DELETE_RECORDS_R_PARTITION: Struct = plain(&[all(Int32), all(Int64), all(Int16)]);
+
 static LEADER_EPOCH: Struct = plain(&[since(3, Int32), all(Many(&LEADER_EPOCH_TOPIC))]);
 static LEADER_EPOCH_TOPIC: Struct = plain(&[all(Str), all(Many(&LEADER_EPOCH_PARTITION))]);
 static LEADER_EPOCH_PARTITION: Struct = plain(&[all(Int32), all(Int32), all(Int32)]);
@@ -403,6 +437,14 @@ static DESCRIBE_CONFIG: Struct = plain(&[
     since(3, Str),
 ]);
 static DESCRIBE_SYNONYM: Struct = plain(&[all(Str), all(Str), all(Int8)]);
+
+static ALTER_CONFIGS: Struct = plain(&[all(Many(&ALTER_RESOURCE)), all(Bool)]);
+static ALTER_RESOURCE: Struct = plain(&[all(Int8), all(Str), all(Many(&CREATE_CONFIG))]);
+static ALTER_CONFIGS_R: Struct = plain(&[all(Int32), all(Many(&ALTER_RESULT))]);
+static ALTER_RESULT: Struct = plain(&[all(Int16), all(Str), all(Int8), all(Str)]);
+static INCREMENTAL_ALTER: Struct = plain(&[all(Many(&INCREMENTAL_RESOURCE)), all(Bool)]);
+static INCREMENTAL_RESOURCE: Struct = plain(&[all(Int8), all(Str), all(Many(&INCREMENTAL_CONFIG))]);
+static INCREMENTAL_CONFIG: Struct = plain(&[all(Str), all(Int8), all(Str)]);
 
 static DESCRIBE_CLUSTER: Struct = plain(&[all(Bool), since(1, Int8), since(2, Bool)]);
 static DESCRIBE_CLUSTER_R: Struct = plain(&[

@@ -2,8 +2,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    FetchRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    AlterConfigsRequest, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, FetchRequest, FindCoordinatorRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
     OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request as RequestType};
@@ -37,7 +38,10 @@ pub enum Request {
     FindCoordinator(FindCoordinatorRequest),
     CreateTopics(CreateTopicsRequest),
     DeleteTopics(DeleteTopicsRequest),
+    DeleteRecords(DeleteRecordsRequest),
     DescribeConfigs(DescribeConfigsRequest),
+    AlterConfigs(AlterConfigsRequest),
+    IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
     DescribeCluster(DescribeClusterRequest),
     OffsetForLeaderEpoch(OffsetForLeaderEpochRequest),
 }
@@ -112,6 +116,9 @@ pub fn decode_request(api: Api, version: i16, mut body: Bytes) -> Result<Request
         Api::FindCoordinator => body_of(body, version).map(Request::FindCoordinator),
         Api::CreateTopics => body_of(body, version).map(Request::CreateTopics),
         Api::DeleteTopics => body_of(body, version).map(Request::DeleteTopics),
+        Api::DeleteRecords => body_of(body, version).map(Request::DeleteRecords),
+        Api::AlterConfigs => body_of(body, version).map(Request::AlterConfigs),
+        Api::IncrementalAlterConfigs => body_of(body, version).map(Request::IncrementalAlterConfigs),
         Api::DescribeConfigs => body_of(body, version).map(Request::DescribeConfigs),
         Api::DescribeCluster => body_of(body, version).map(Request::DescribeCluster),
         Api::OffsetForLeaderEpoch => body_of(body, version).map(Request::OffsetForLeaderEpoch),

@@ -229,7 +229,10 @@ fn every_descriptor_agrees_with_the_codec_in_every_version() {
     agrees_both::<OffsetForLeaderEpochRequest>(Api::OffsetForLeaderEpoch);
     agrees_both::<DescribeConfigsRequest>(Api::DescribeConfigs);
     agrees_both::<DescribeClusterRequest>(Api::DescribeCluster);
-    assert_eq!(Api::all().count(), 12);
+    agrees_both::<DeleteRecordsRequest>(Api::DeleteRecords);
+    agrees_both::<AlterConfigsRequest>(Api::AlterConfigs);
+    agrees_both::<IncrementalAlterConfigsRequest>(Api::IncrementalAlterConfigs);
+    assert_eq!(Api::all().count(), 15);
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl Desk {
         self.closed.is_some() || self.shared.has_failed()
     }
 
-    /// What is done while nothing is on its way to the disk: recovers, deletes topics. Gives the other items, or nothing when the
+    /// What is done while nothing is on its way to the disk: recovers, deletes and changes topics. Gives the other items, or nothing when the
     /// store takes no commits.
     pub(super) fn work_alone(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) -> Option<Vec<Item>> {
         if !self.takes_commits(now, wakes) {
@@ -78,6 +78,7 @@ impl Desk {
                     let result = self.delete_topic(&name, wakes);
                     wakes.add(promise.keep(result));
                 }
+                Item::Admin(admin) => self.administer(admin, wakes),
                 other => rest.push(other),
             }
         }
@@ -93,6 +94,7 @@ impl Desk {
                 Item::Submit { promise, .. } => promise.keep(Err(refused)),
                 Item::CreateTopic(_, promise) => promise.keep(Err(refused)),
                 Item::DeleteTopic(_, promise) => promise.keep(Err(refused)),
+                Item::Admin(admin) => admin.refuse(refused),
             });
         }
     }
@@ -272,7 +274,7 @@ impl<'a> Drafting<'a> {
                     let result = self.draft.create_topic(&spec);
                     drafted.answers.push(Answer::Topic(promise, result));
                 }
-                Item::DeleteTopic(..) => unreachable!("a deletion is worked off alone"),
+                Item::DeleteTopic(..) | Item::Admin(..) => unreachable!("it is worked off alone"),
             }
         }
     }

@@ -4,6 +4,7 @@
 //! are tickets done and wakers woken. The log starts no thread and reads no clock: `net` runs `Writer::run` (twice), `Reader::run`
 //! and `Checkpointer::run` on threads of their own and passes time in. Without them (`Log::inline`) everything happens on the caller's thread, for tests.
 
+mod admin;
 mod bodies;
 mod check;
 mod checkpoint;
@@ -53,6 +54,7 @@ use std::task::Waker;
 
 use crate::model::{Code, Now, Offset, Partition, Topic};
 
+pub use admin::{Cut, CutAnswers, SettingChange, TopicChange};
 pub use check::{CheckError, CheckReport, CheckedPartition, DamagedRange, check};
 pub use checkpoint::Checkpointer;
 pub use depot::OpenError;
@@ -66,6 +68,7 @@ pub use topic::{TopicInfo, TopicSettings, TopicSpec};
 pub use watch::{Moves, Watch};
 pub use writer::Writer;
 
+use admin::Admin;
 use queue::Item;
 use shared::Shared;
 use store::Map;
@@ -130,6 +133,28 @@ impl Log {
         let (promise, ticket) = ticket(waker);
         self.push(Item::DeleteTopic(name.clone(), promise));
         ticket
+    }
+
+    /// Moves log starts forward, durably, all in one commit; one that is past the offset already stays. Each cut has an answer of
+    /// its own: `Code::UnknownTopic`, `OffsetOutOfRange` past the high watermark.
+    pub fn delete_records(&self, cuts: Vec<Cut>, waker: &Waker) -> Ticket<CutAnswers> {
+        let (promise, ticket) = ticket(waker);
+        self.push(Item::Admin(Admin::DeleteRecords(cuts, promise)));
+        ticket
+    }
+
+    /// Changes settings of a topic, durably; they are in force once the ticket tells. `Code::UnknownTopic`, `InvalidConfig`.
+    pub fn alter_topic(&self, change: TopicChange, waker: &Waker) -> Ticket<Arc<TopicInfo>> {
+        let (promise, ticket) = ticket(waker);
+        self.push(Item::Admin(Admin::AlterTopic(change, promise)));
+        ticket
+    }
+
+    /// Checks a change of settings without making it.
+    pub fn check_change(&self, change: &TopicChange) -> Result<(), Refused> {
+        let rules = self.shared.rules();
+        let state = self.shared.read_state();
+        admin::after(change, &state, &rules).map(drop)
     }
 
     /// A topic by name.
@@ -300,6 +325,7 @@ impl Log {
                 Item::Submit { promise, .. } => wakes.add(promise.keep(Err(refused))),
                 Item::CreateTopic(_, promise) => wakes.add(promise.keep(Err(refused))),
                 Item::DeleteTopic(_, promise) => wakes.add(promise.keep(Err(refused))),
+                Item::Admin(admin) => wakes.add(admin.refuse(refused)),
             }
             return;
         }

@@ -152,13 +152,13 @@ impl PartitionLog {
         places
     }
 
-    /// The first batch that has a record at or after a time.
-    pub fn place_of_time(&self, timestamp_ms: i64) -> Option<Indexed> {
+    /// The first batch that begins at or after an offset and has a record at or after a time.
+    pub fn place_of_time(&self, from: u64, timestamp_ms: i64) -> Option<Indexed> {
         let first = self.index.partition_point(|batch| batch.max_so_far < timestamp_ms);
         // What retention removed may still be in `max_so_far`: then the batch itself tells.
         self.index
             .range(first..)
-            .find(|batch| batch.max_timestamp >= timestamp_ms)
+            .find(|batch| batch.base_offset >= from && batch.max_timestamp >= timestamp_ms)
             .copied()
     }
 }

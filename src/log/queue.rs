@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::model::{Code, Topic};
 
+use super::admin::Admin;
 use super::ticket::Promise;
 use super::{Committed, Refused, Submission, TopicInfo, TopicSpec};
 
@@ -22,6 +23,7 @@ pub(super) enum Item {
     },
     CreateTopic(TopicSpec, Promise<std::sync::Arc<TopicInfo>>),
     DeleteTopic(Topic, Promise<()>),
+    Admin(Admin),
 }
 
 /// What a topic to be made or deleted costs in the queue.
@@ -33,12 +35,13 @@ impl Item {
         match self {
             Self::Submit { bytes, .. } => *bytes,
             Self::CreateTopic(..) | Self::DeleteTopic(..) => TOPIC_ITEM_BYTES,
+            Self::Admin(admin) => admin.bytes(),
         }
     }
 
     /// It is worked off by itself, with nothing on its way to the disk.
     pub(super) fn is_alone(&self) -> bool {
-        matches!(self, Self::DeleteTopic(..))
+        matches!(self, Self::DeleteTopic(..) | Self::Admin(..))
     }
 }
 

@@ -272,24 +272,33 @@ pub(super) fn bytes_of(store: &dyn Store, partition: PartitionKey, place: &Index
 }
 
 fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Refused> {
-    let (key, place, log_start) = {
-        let state = shared.read_state();
-        let (topic, log) = partition(&state, &request.topic, request.partition)?;
-        let Some(place) = log.place_of_time(request.timestamp_ms) else {
-            return Ok(None);
+    let mut from = 0;
+    loop {
+        let (key, place, log_start) = {
+            let state = shared.read_state();
+            let (topic, log) = partition(&state, &request.topic, request.partition)?;
+            let Some(place) = log.place_of_time(from, request.timestamp_ms) else {
+                return Ok(None);
+            };
+            let partition = request.partition.0;
+            (PartitionKey { topic, partition }, place, log.log_start)
         };
-        let partition = request.partition.0;
-        (PartitionKey { topic, partition }, place, log.log_start)
-    };
-    let bytes = stored(shared, key, &place).map_err(|error| unreadable(shared, error))?;
-    let records = Batch::parse_trusted(bytes).and_then(|batch| batch.records(INFLATE_BYTES_MAX));
-    let records = records.map_err(|error| Refused::new(Code::CorruptBatch, error.to_string()))?;
-    let at = |(offset, record): &(Offset, crate::model::Record)| {
-        offset.0 >= log_start && record.timestamp_ms >= request.timestamp_ms
-    };
-    let found = records.iter().find(|entry| at(entry));
-    Ok(found.map(|(offset, record)| TimePoint {
-        offset: *offset,
-        timestamp_ms: record.timestamp_ms,
-    }))
+        let bytes = stored(shared, key, &place).map_err(|error| unreadable(shared, error))?;
+        let records = Batch::parse_trusted(bytes).and_then(|batch| batch.records(INFLATE_BYTES_MAX));
+        let records = records.map_err(|error| Refused::new(Code::CorruptBatch, error.to_string()))?;
+        let at = |(offset, record): &(Offset, crate::model::Record)| {
+            offset.0 >= log_start && record.timestamp_ms >= request.timestamp_ms
+        };
+        if let Some((offset, record)) = records.iter().find(|entry| at(entry)) {
+            return Ok(Some(TimePoint {
+                offset: *offset,
+                timestamp_ms: record.timestamp_ms,
+            }));
+        }
+        if place.base_offset >= log_start {
+            return Ok(None);
+        }
+        // The log start is within this batch, and the record that it was found for is before it.
+        from = place.offset_next();
+    }
 }

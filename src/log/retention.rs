@@ -63,6 +63,12 @@ impl Due {
         self.look_us = 0;
     }
 
+    /// A log start was moved durably already: an earlier one is not to be written over it.
+    pub(super) fn was_cut(&mut self, partition: PartitionKey, past_bytes: u64) {
+        self.starts.retain(|(moved, _)| *moved != partition);
+        self.past_bytes += past_bytes;
+    }
+
     /// A producer that is in a commit is not gone, however long it was away.
     pub(super) fn are_back(&mut self, producers: &HashMap<(PartitionKey, i64), Producer>) {
         self.producers_gone.retain(|place| !producers.contains_key(place));

@@ -10,6 +10,7 @@ use super::*;
 use crate::model::batch::{self, Batch};
 use crate::model::{Code, Record};
 
+mod admin;
 mod appends;
 mod check;
 mod conformance;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::config::{Shed, TopicDefaults, TopicEntry};
 use crate::model::{Code, Topic, nearest};
 
-use super::Refused;
+use super::{Refused, SettingChange};
 
 /// A topic as it is now.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct TopicInfo {
     pub settings: TopicSettings,
     /// What the configuration file fixes: Kafka name of the setting (or `partitions`) and line.
     pub pinned: Vec<(&'static str, usize)>,
-    /// Settings that were given when it was made, by Kafka name; all others come from the file or the defaults.
+    /// Settings that were given when it was made or later, by Kafka name; all others come from the file or the defaults.
     pub given: Vec<String>,
 }
 
@@ -107,7 +107,7 @@ impl TopicRow {
             retention_bytes: defaults.retention_bytes,
             batch_bytes_max: defaults.batch_bytes_max,
             log_append_time: false,
-            cleanup_policy: "delete".into(),
+            cleanup_policy: CLEANUP_POLICY.into(),
             priority: defaults.priority,
             shed: Shed::default(),
         };
@@ -148,6 +148,13 @@ fn set(settings: &mut TopicSettings, name: &str, value: &str) -> Result<(), Refu
         Ok(n) if n >= 0 => Ok(Some(n as u64)),
         _ => Err(bad("a whole number, -1 for no limit")),
     };
+    if value.len() > VALUE_BYTES_MAX {
+        let why = format!(
+            "a value of {name} cannot have {} bytes. Try: a shorter one",
+            value.len()
+        );
+        return Err(Refused::new(Code::InvalidConfig, why));
+    }
     match name {
         "retention.ms" => settings.retention_ms = unlimited()?,
         "retention.bytes" => settings.retention_bytes = unlimited()?,
@@ -192,17 +199,58 @@ fn set(settings: &mut TopicSettings, name: &str, value: &str) -> Result<(), Refu
                 return Err(bad("1: there is one replica"));
             }
         }
-        _ => {
-            let hint = match nearest(name, SETTINGS) {
-                Some(nearest) => nearest.to_owned(),
-                None => format!("one of {}", SETTINGS.join(", ")),
-            };
-            let why = format!("unknown topic setting {name:?}. Try: {hint}");
-            return Err(Refused::new(Code::InvalidConfig, why));
-        }
+        _ => return Err(unknown(name)),
     }
     Ok(())
 }
+
+fn unknown(name: &str) -> Refused {
+    let hint = match nearest(name, SETTINGS) {
+        Some(nearest) => nearest.to_owned(),
+        None => format!("one of {}", SETTINGS.join(", ")),
+    };
+    let why = format!("unknown topic setting {name:?}. Try: {hint}");
+    Refused::new(Code::InvalidConfig, why)
+}
+
+/// Changes one of the settings that are given. Whether its value can be is checked with all of them (`TopicRow::info`).
+pub(super) fn altered(given: &mut BTreeMap<String, String>, name: &str, change: &SettingChange) -> Result<(), Refused> {
+    if !SETTINGS.contains(&name) {
+        return Err(unknown(name));
+    }
+    let (value, adds) = match change {
+        SettingChange::Set(value) => {
+            given.insert(name.to_owned(), value.clone());
+            return Ok(());
+        }
+        SettingChange::Unset => {
+            given.remove(name);
+            return Ok(());
+        }
+        SettingChange::Append(value) => (value, true),
+        SettingChange::Subtract(value) => (value, false),
+    };
+    if name != "cleanup.policy" {
+        let why = format!("{name} is one value, no list. Try: to set it");
+        return Err(Refused::new(Code::InvalidConfig, why));
+    }
+    let before = given.get(name).map_or(CLEANUP_POLICY, String::as_str);
+    let named: Vec<&str> = value.split(',').map(str::trim).collect();
+    let mut words: Vec<&str> = before.split(',').map(str::trim).collect();
+    words.retain(|word| !named.contains(word));
+    if adds {
+        words.extend(named);
+    }
+    let words = words.join(",");
+    given.insert(name.to_owned(), words);
+    Ok(())
+}
+
+/// Of a topic that was not given one.
+const CLEANUP_POLICY: &str = "delete";
+
+/// No setting has a longer value.
+const VALUE_BYTES_MAX: usize = 256;
 
 /// Largest `max.message.bytes` that can be asked for.
 const BATCH_BYTES_CEILING: usize = 64 << 20;

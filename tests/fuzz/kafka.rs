@@ -24,7 +24,8 @@ fn seeds() -> Vec<Vec<u8>> {
         FindCoordinator: FindCoordinatorRequest, ApiVersions: ApiVersionsRequest, CreateTopics: CreateTopicsRequest,
         DeleteTopics: DeleteTopicsRequest, InitProducerId: InitProducerIdRequest,
         OffsetForLeaderEpoch: OffsetForLeaderEpochRequest, DescribeConfigs: DescribeConfigsRequest,
-        DescribeCluster: DescribeClusterRequest
+        DescribeCluster: DescribeClusterRequest, DeleteRecords: DeleteRecordsRequest,
+        AlterConfigs: AlterConfigsRequest, IncrementalAlterConfigs: IncrementalAlterConfigsRequest
     );
     seeds
 }
@@ -60,6 +61,9 @@ fn one(input: &[u8]) {
         Some(Api::InitProducerId) => drop(decode_response::<InitProducerIdRequest>(version, frame)),
         Some(Api::OffsetForLeaderEpoch) => drop(decode_response::<OffsetForLeaderEpochRequest>(version, frame)),
         Some(Api::DescribeConfigs) => drop(decode_response::<DescribeConfigsRequest>(version, frame)),
+        Some(Api::DeleteRecords) => drop(decode_response::<DeleteRecordsRequest>(version, frame)),
+        Some(Api::AlterConfigs) => drop(decode_response::<AlterConfigsRequest>(version, frame)),
+        Some(Api::IncrementalAlterConfigs) => drop(decode_response::<IncrementalAlterConfigsRequest>(version, frame)),
         Some(Api::DescribeCluster) => drop(decode_response::<DescribeClusterRequest>(version, frame)),
         None => {}
     }

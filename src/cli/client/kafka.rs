@@ -10,12 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, FetchRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, ProduceRequest, TopicName, describe_configs_request,
+    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, FetchRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest,
+    TopicName, describe_configs_request,
 };
 
 use super::dial;
@@ -25,6 +27,8 @@ use crate::model::{Offset, Partition, Record};
 
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
+/// Kafka's `ConfigResource.Type`.
+const TOPIC: i8 = 2;
 /// Largest records section after decompression.
 const RECORDS_BYTES_MAX: usize = 256 << 20;
 
@@ -349,9 +353,32 @@ impl KafkaClient {
         KafkaError::check(answer.error_code, None)
     }
 
+    /// Changes a topic's settings, by Kafka name; `None` puts one back to its default.
+    pub fn alter_topic(&mut self, name: &str, settings: &[(String, Option<String>)]) -> Result<(), KafkaError> {
+        const SET: i8 = 0;
+        const DELETE: i8 = 1;
+        let text = |s: &String| StrBytes::from_string(s.clone());
+        let setting = |(name, value): &(String, Option<String>)| {
+            AlterableConfig::default()
+                .with_name(text(name))
+                .with_config_operation(if value.is_some() { SET } else { DELETE })
+                .with_value(value.as_ref().map(text))
+        };
+        let resource = AlterConfigsResource::default()
+            .with_resource_type(TOPIC)
+            .with_resource_name(StrBytes::from_string(name.to_owned()))
+            .with_configs(settings.iter().map(setting).collect());
+        let answer = self.call(
+            0,
+            &IncrementalAlterConfigsRequest::default().with_resources(vec![resource]),
+        )?;
+        let answer = answer.responses.into_iter().next();
+        let answer = answer.ok_or_else(|| nothing("the topic"))?;
+        KafkaError::check(answer.error_code, answer.error_message.as_ref())
+    }
+
     /// A topic's settings in force, by Kafka name.
     pub fn topic_settings(&mut self, name: &str) -> Result<Vec<(String, String)>, KafkaError> {
-        const TOPIC: i8 = 2;
         let resource = describe_configs_request::DescribeConfigsResource::default()
             .with_resource_type(TOPIC)
             .with_resource_name(StrBytes::from_string(name.to_owned()))

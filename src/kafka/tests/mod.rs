@@ -1,6 +1,7 @@
 //! Sessions on frames, over an inline log.
 #![allow(clippy::arithmetic_side_effects, clippy::panic)]
 
+mod admin;
 mod fetch;
 mod order;
 mod produce;

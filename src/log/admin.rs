@@ -1,0 +1,208 @@
+//! What is changed of a topic that is there: where its partitions begin, and its settings. It is worked off by itself, with nothing
+//! on its way to the disk, and answered once it is durable.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::Waker;
+
+use crate::model::{Code, Offset, Partition, Topic};
+
+use super::desk::{Desk, storage};
+use super::draft::Rules;
+use super::layout::PartitionKey;
+use super::load::topic_op;
+use super::state::{State, TopicState};
+use super::store::{Map, Op};
+use super::ticket::{Promise, Wakes};
+use super::topic::{TopicRow, altered};
+use super::{Refused, TopicInfo};
+
+/// Records before an offset are to go.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// Topic.
+    pub topic: Topic,
+    /// Partition.
+    pub partition: Partition,
+    /// First offset to stay; `None` is the high watermark: all that is there goes.
+    pub to: Option<Offset>,
+}
+
+/// Settings of a topic to be changed.
+#[derive(Clone, Debug)]
+pub struct TopicChange {
+    /// Name.
+    pub name: Topic,
+    /// What happens to which setting, by Kafka name.
+    pub settings: Vec<(String, SettingChange)>,
+    /// Settings that are not named here go back to their default.
+    pub replaces_all: bool,
+}
+
+/// What happens to a setting.
+#[derive(Clone, Debug)]
+pub enum SettingChange {
+    /// It gets this value.
+    Set(String),
+    /// Back to the default.
+    Unset,
+    /// This is added to a list.
+    Append(String),
+    /// This is taken out of a list.
+    Subtract(String),
+}
+
+/// Where each partition begins now, or why it was left as it was.
+pub type CutAnswers = Vec<Result<Offset, Refused>>;
+
+/// For the writer.
+pub(super) enum Admin {
+    DeleteRecords(Vec<Cut>, Promise<CutAnswers>),
+    AlterTopic(TopicChange, Promise<Arc<TopicInfo>>),
+}
+
+/// What one costs in the queue, and each part of it.
+const ITEM_BYTES: usize = 1024;
+const PART_BYTES: usize = 512;
+
+impl Admin {
+    /// What it holds while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        let parts = match self {
+            Self::DeleteRecords(cuts, _) => cuts.len(),
+            Self::AlterTopic(change, _) => change.settings.len(),
+        };
+        ITEM_BYTES.saturating_add(parts.saturating_mul(PART_BYTES))
+    }
+
+    /// Nothing of it is done.
+    pub(super) fn refuse(self, refused: Refused) -> Option<Waker> {
+        match self {
+            Self::DeleteRecords(_, promise) => promise.keep(Err(refused)),
+            Self::AlterTopic(_, promise) => promise.keep(Err(refused)),
+        }
+    }
+}
+
+/// The row and the info of a topic after a change.
+pub(super) fn after(change: &TopicChange, state: &State, rules: &Rules) -> Result<(u32, TopicRow, TopicInfo), Refused> {
+    let Some(TopicState { key, info, row, .. }) = state.topics.get(&change.name) else {
+        let why = format!("no such topic: {}", change.name);
+        return Err(Refused::new(Code::UnknownTopic, why));
+    };
+    for (name, _) in &change.settings {
+        if let Some(line) = info.pinned(name) {
+            let why = format!(
+                "{name} of topic {} is fixed by line {line} of the configuration file. Try: change it there",
+                change.name
+            );
+            return Err(Refused::new(Code::InvalidConfig, why));
+        }
+    }
+    let mut row = row.clone();
+    if change.replaces_all {
+        row.settings.clear();
+    }
+    for (name, what) in &change.settings {
+        altered(&mut row.settings, name, what)?;
+    }
+    let info = row.info(change.name.clone(), &rules.defaults, rules.entry(change.name.as_str()))?;
+    Ok((*key, row, info))
+}
+
+impl Desk {
+    /// Works one off and answers it.
+    pub(super) fn administer(&mut self, admin: Admin, wakes: &mut Wakes) {
+        let waker = match admin {
+            Admin::DeleteRecords(cuts, promise) => promise.keep(self.delete_records(&cuts, wakes)),
+            Admin::AlterTopic(change, promise) => promise.keep(self.alter_topic(&change, wakes)),
+        };
+        wakes.add(waker);
+    }
+
+    /// Moves log starts, all in one commit; rows and segments go afterwards, a bite with each commit.
+    fn delete_records(&mut self, cuts: &[Cut], wakes: &mut Wakes) -> Result<CutAnswers, Refused> {
+        let mut starts: BTreeMap<PartitionKey, u64> = BTreeMap::new();
+        let mut places = Vec::with_capacity(cuts.len());
+        {
+            let state = self.shared.read_state();
+            for cut in cuts {
+                let place = place(cut, &state);
+                if let Ok((key, start)) = place {
+                    let moved = starts.entry(key).or_insert(start);
+                    *moved = start.max(*moved);
+                }
+                places.push(place);
+            }
+            starts.retain(|key, start| state.partition(*key).is_some_and(|log| log.log_start < *start));
+        }
+        if !starts.is_empty() {
+            let put = |(key, start): (&PartitionKey, &u64)| {
+                Op::put(Map::Partitions, key.bytes(), start.to_be_bytes().to_vec())
+            };
+            let ops: Vec<Op> = starts.iter().map(put).collect();
+            if let Err(error) = self.shared.store(&ops, 0, 0) {
+                // It may have reached the disk all the same. What is there then is taken over as it is.
+                self.recover(&error, self.shared.now(), wakes);
+                return Err(storage(&error));
+            }
+        }
+        let mut state = self.shared.write_state();
+        for (key, start) in starts {
+            let past = state.partition_mut(key).map(|partition| partition.advance(start));
+            let mut bytes = 0;
+            for batch in past.unwrap_or_default() {
+                bytes += u64::from(batch.bytes);
+                self.due.add(state.release(key, &batch));
+            }
+            self.due.was_cut(key, bytes);
+        }
+        let start_now = |(key, start)| Offset(state.partition(key).map_or(start, |log| log.log_start));
+        Ok(places.into_iter().map(|place| place.map(start_now)).collect())
+    }
+
+    /// Changes the settings of a topic; they are in force for the next look at what is due, which comes at once.
+    fn alter_topic(&mut self, change: &TopicChange, wakes: &mut Wakes) -> Result<Arc<TopicInfo>, Refused> {
+        let (key, row, info) = {
+            let state = self.shared.read_state();
+            let (key, row, info) = after(change, &state, &self.rules)?;
+            match state.topics.get(&change.name) {
+                Some(topic) if topic.row == row => return Ok(Arc::clone(&topic.info)),
+                _ => (key, row, info),
+            }
+        };
+        if let Err(error) = self.shared.store(&[topic_op(key, &row)], 0, 0) {
+            self.recover(&error, self.shared.now(), wakes);
+            return Err(storage(&error));
+        }
+        let info = Arc::new(info);
+        let mut state = self.shared.write_state();
+        if let Some(topic) = state.topics.get_mut(&change.name) {
+            topic.info = Arc::clone(&info);
+            topic.row = row;
+        }
+        drop(state);
+        self.due.look_now();
+        Ok(info)
+    }
+}
+
+/// The partition of a cut, and where it is to begin.
+fn place(cut: &Cut, state: &State) -> Result<(PartitionKey, u64), Refused> {
+    let partition = cut.partition.0;
+    let topic = state.topics.get(&cut.topic);
+    let found = topic.and_then(|topic| Some((topic.key, topic.partitions.get(partition as usize)?)));
+    let Some((topic, log)) = found else {
+        let why = format!("no such topic or partition: {} {partition}", cut.topic);
+        return Err(Refused::new(Code::UnknownTopic, why));
+    };
+    let start = cut.to.map_or(log.offset_next, |to| to.0);
+    if start > log.offset_next {
+        let why = format!(
+            "{} {partition} ends at offset {}. Try: an offset from {} to that",
+            cut.topic, log.offset_next, log.log_start
+        );
+        return Err(Refused::new(Code::OffsetOutOfRange, why));
+    }
+    Ok((PartitionKey { topic, partition }, start))
+}
