@@ -12,6 +12,10 @@ use super::moment::{From, to_rfc3339};
 use super::output::{Out, json_bytes, printable};
 use crate::model::{Offset, Partition, Record};
 
+/// Kafka's time of the first offset that is there.
+const EARLIEST: i64 = -2;
+/// Kafka's code for an offset that is not there any more.
+const OFFSET_OUT_OF_RANGE: i16 = 1;
 /// Longest wait of one fetch.
 const WAIT: Duration = Duration::from_millis(500);
 /// Most bytes of one fetch.
@@ -85,6 +89,12 @@ impl Tail {
                     client = self.reconnect()?;
                     continue;
                 }
+                Err(error) if error.code() == Some(OFFSET_OUT_OF_RANGE) => {
+                    if !self.skip_what_went(&mut client, &mut readings).map_err(failed)? {
+                        return Err(failed(error));
+                    }
+                    continue;
+                }
                 Err(error) => return Err(failed(error)),
             };
             for part in fetched {
@@ -105,8 +115,28 @@ impl Tail {
         out.flush()
     }
 
+    /// Records went before they were read. Says which, and goes on behind them; false when nothing went.
+    fn skip_what_went(&self, client: &mut KafkaClient, readings: &mut [Reading]) -> Result<bool, KafkaError> {
+        let mut went = false;
+        for reading in readings {
+            let start = client.offset_at(&self.topic, reading.partition, EARLIEST)?;
+            let Some(start) = start.filter(|start| reading.next < *start) else {
+                continue;
+            };
+            eprintln!(
+                "headwater: {} partition {}: offsets {} to {} went before they were read, by retention or for the storage quota",
+                self.topic,
+                reading.partition,
+                reading.next,
+                start.0.saturating_sub(1)
+            );
+            reading.next = start;
+            went = true;
+        }
+        Ok(went)
+    }
+
     fn begin(&self, client: &mut KafkaClient) -> Result<Vec<Reading>, KafkaError> {
-        const EARLIEST: i64 = -2;
         const LATEST: i64 = -1;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)

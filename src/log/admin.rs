@@ -157,6 +157,7 @@ impl Desk {
             }
             self.due.was_cut(key, bytes);
         }
+        self.keep.frees();
         let start_now = |(key, start)| Offset(state.partition(key).map_or(start, |log| log.log_start));
         Ok(places.into_iter().map(|place| place.map(start_now)).collect())
     }

@@ -3,13 +3,16 @@ the words of each protocol."""
 
 import json
 import os
+import signal
+import subprocess
 import unittest
 from pathlib import Path
 
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from compact_device import NACK, Device
-from harness import Broker, cli, eventually
+from harness import BIN, Broker, cli, eventually
 from mqtt_client import V5, Client
 from readback import bounds_of_topic
 
@@ -79,6 +82,29 @@ class Quota(unittest.TestCase):
             self.assertEqual(self.shed_by_partition(broker), shed)
             self.assertEqual(broker.stop()[0], 0)
             cli("check", broker.data)
+
+    def test_a_tail_that_is_overtaken_says_what_went_and_goes_on(self):
+        with Broker(sets=["topic_defaults.partitions=1"]) as broker:
+            at = f"127.0.0.1:{broker.kafka}"
+            cli("produce", "--broker", at, "t", input=b"0\n")
+            tail = subprocess.Popen([str(BIN), "tail", "--broker", at, "t", "--from", "earliest", "--values"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.addCleanup(lambda: (tail.kill(), tail.communicate()))
+            self.assertEqual(tail.stdout.readline(), b"0\n")
+            # While it does not run records come and go. The fetch that it has waiting is answered with the first of them.
+            tail.send_signal(signal.SIGSTOP)
+            for value in (b"1\n", b"2\n", b"3\n", b"4\n"):
+                cli("produce", "--broker", at, "t", input=value)
+            admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+            admin.delete_records([TopicPartition("t", 0, 4)])[TopicPartition("t", 0)].result(10)
+            tail.send_signal(signal.SIGCONT)
+            read = [tail.stdout.readline()]
+            while read[-1] != b"4\n":
+                read.append(tail.stdout.readline())
+            self.assertEqual(read[:-1], [b"%d\n" % n for n in range(1, len(read))])
+            self.assertLess(len(read), 4, "nothing went before it was read")
+            tail.terminate()
+            said = tail.communicate(timeout=20)[1]
+            self.assertIn(b"headwater: t partition 0: offsets %d to 3 went before they were read" % len(read), said)
 
     def test_a_topic_that_refuses_says_so_in_every_protocol(self):
         config = "[topic_defaults]\nretention_size = 'unlimited'\n[[topic]]\nname = 'telemetry'\nshed = 'refuse'\n"

@@ -305,6 +305,7 @@ fn what_the_file_fixes_is_refused_with_its_line() {
         retention_ms: Some(Some(5_000)),
         retention_bytes: None,
         priority: None,
+        shed: None,
     }];
     let depot = memory::MemoryDepot::default();
     let log = inline::open_in(Box::new(depot), options).unwrap();
