@@ -59,7 +59,7 @@ class Quota(unittest.TestCase):
     def test_usage_stays_below_it_and_the_markers_say_what_went(self):
         config = "[[topic]]\nname = 'low'\npriority = 1\n[[topic]]\nname = 'high'\npriority = 8\n"
         with Broker(config, sets=["storage.quota=64MiB"]) as broker:
-            highest = 0
+            highest, total = 0, 168
 
             def watch():
                 nonlocal highest
@@ -75,6 +75,7 @@ class Quota(unittest.TestCase):
             self.assertEqual({low for low, _ in bounds_of_topic(broker.bootstrap, "high").values()}, {0})
             records = sum(starts.values())
             self.assertGreater(records, 160 * 16 // 2)
+            print(f"quota of 64 MiB, {total} MiB in: at most {highest / MIB:.1f} MiB used; {records} records went, as the markers say")
             self.assertEqual(broker.metric("headwater_log_shed_records_total"), records)
             eventually(lambda: used(broker.data) < QUOTA, 10, "usage below the quota")
             broker.kill()
