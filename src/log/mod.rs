@@ -15,6 +15,7 @@ mod draft;
 #[cfg(test)]
 pub(crate) mod fault;
 mod inline;
+mod inspect;
 mod keeper;
 mod layout;
 mod load;
@@ -37,6 +38,7 @@ mod shelf;
 mod state;
 mod store;
 mod submission;
+mod survey;
 mod ticket;
 mod topic;
 mod watch;
@@ -50,13 +52,15 @@ use std::task::Waker;
 
 use crate::model::{Code, Now, Offset, Partition, Topic};
 
-pub use check::{CheckError, CheckReport, CheckedPartition, DamagedRange, check};
+pub use check::{CheckReport, check};
 pub use checkpoint::Checkpointer;
 pub use depot::OpenError;
+pub use inspect::{DataFile, FileOnDisk, InspectReport, StateTable, StoreFound, TopicFound, inspect};
 pub use open::{OpenOptions, Opening};
 pub use read::{Bounds, ReadBatches, ReadRequest, TimePoint};
 pub use reader::Reader;
 pub use submission::{Append, Appended, Committed, Expect, Refused, StateChange, Submission, Table};
+pub use survey::{CheckedPartition, DamagedRange, Survey, SurveyError, Visitor};
 pub use ticket::Ticket;
 pub use topic::{TopicInfo, TopicSettings, TopicSpec};
 pub use watch::{Moves, Watch};

@@ -15,6 +15,7 @@ mod check;
 mod conformance;
 mod files;
 mod golden;
+mod inspect;
 mod machine;
 mod retention;
 mod ring;
