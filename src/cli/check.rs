@@ -1,13 +1,14 @@
 //! `headwater check`: whether everything in a data directory is as it was written, without changing a byte.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
 use super::Failure;
+use super::moment::to_rfc3339;
 use super::output::Out;
-use crate::log::{CheckError, check};
+use crate::log::{DamagedRange, LossFound, SurveyError, check};
 
 /// `headwater check`
 #[derive(Args)]
@@ -21,10 +22,7 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let report = check(&self.dir).map_err(|error| match &error {
-            CheckError::NothingThere(_) => Failure::absent(error.to_string()),
-            CheckError::Open(_) => Failure::failed(error.to_string()),
-        })?;
+        let report = check(&self.dir).map_err(|error| refused(&error))?;
         let mut out = Out::new();
         for p in &report.partitions {
             match self.json {
@@ -35,27 +33,8 @@ impl Check {
                 ))?,
             }
         }
-        for d in &report.damaged {
-            match self.json {
-                true => out.json(&json!({ "damaged": d }))?,
-                false => out.line(&format!(
-                    "DAMAGED {} partition {} offsets {} to {}: {}",
-                    d.topic, d.partition, d.offset_first, d.offset_last, d.why
-                ))?,
-            }
-        }
-        for why in &report.unread {
-            match self.json {
-                true => out.json(&json!({ "unread": why }))?,
-                false => out.line(&format!("UNREADABLE {why}"))?,
-            }
-        }
-        for path in &report.set_aside {
-            match self.json {
-                true => out.json(&json!({ "set_aside": path }))?,
-                false => out.line(&format!("set aside earlier: {}", path.display()))?,
-            }
-        }
+        losses(&mut out, self.json, &report.losses)?;
+        findings(&mut out, self.json, &report.damaged, &report.unread, &report.set_aside)?;
         let (records, batches, bytes) = (report.records(), report.batches(), report.bytes());
         match self.json {
             true => {
@@ -66,12 +45,73 @@ impl Check {
             ))?,
         }
         out.flush()?;
-        match report.sound() {
-            true => Ok(()),
-            false => Err(Failure::damaged(format!(
-                "{} is damaged, see above",
-                self.dir.display()
-            ))),
+        verdict(report.sound(), &self.dir)
+    }
+}
+
+/// The directory cannot be looked at.
+pub(super) fn refused(error: &SurveyError) -> Failure {
+    match error {
+        SurveyError::NothingThere(_) => Failure::absent(error.to_string()),
+        SurveyError::Open(_) => Failure::failed(error.to_string()),
+    }
+}
+
+/// Prints what was given up.
+pub(super) fn losses(out: &mut Out, json: bool, losses: &[LossFound]) -> Result<(), Failure> {
+    for found in losses {
+        let LossFound { topic, partition, loss } = found;
+        match json {
+            true => out.json(&json!({ "loss": found }))?,
+            false => out.line(&format!(
+                "given up: {topic} partition {partition} offsets {} to {}, of {} to {}, at {} for the storage quota",
+                loss.offset_first,
+                loss.offset_last,
+                to_rfc3339(loss.time_first_ms),
+                to_rfc3339(loss.time_last_ms),
+                to_rfc3339(loss.lost_ms)
+            ))?,
         }
+    }
+    Ok(())
+}
+
+/// Prints what is wrong.
+pub(super) fn findings(
+    out: &mut Out,
+    json: bool,
+    damaged: &[DamagedRange],
+    unread: &[String],
+    set_aside: &[PathBuf],
+) -> Result<(), Failure> {
+    for d in damaged {
+        match json {
+            true => out.json(&json!({ "damaged": d }))?,
+            false => out.line(&format!(
+                "DAMAGED {} partition {} offsets {} to {}: {}",
+                d.topic, d.partition, d.offset_first, d.offset_last, d.why
+            ))?,
+        }
+    }
+    for why in unread {
+        match json {
+            true => out.json(&json!({ "unread": why }))?,
+            false => out.line(&format!("UNREADABLE {why}"))?,
+        }
+    }
+    for path in set_aside {
+        match json {
+            true => out.json(&json!({ "set_aside": path }))?,
+            false => out.line(&format!("set aside earlier: {}", path.display()))?,
+        }
+    }
+    Ok(())
+}
+
+/// How a command ends that looked at everything.
+pub(super) fn verdict(sound: bool, dir: &Path) -> Result<(), Failure> {
+    match sound {
+        true => Ok(()),
+        false => Err(Failure::damaged(format!("{} is damaged, see above", dir.display()))),
     }
 }

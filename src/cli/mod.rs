@@ -12,7 +12,9 @@ mod check;
 mod client;
 mod configuration;
 mod demo;
+mod export;
 mod failure;
+mod inspect;
 mod logs;
 mod moment;
 mod output;
@@ -58,6 +60,10 @@ enum Command {
     Upstream(upstream::Upstream),
     /// Verify a data directory offline, without changing a byte
     Check(check::Check),
+    /// What is in a data directory, offline, without changing a byte
+    Inspect(inspect::Inspect),
+    /// Records out of a data directory, offline, without changing a byte
+    Export(export::Export),
     /// Measure this machine
     #[command(subcommand, hide = true)]
     Bench(bench::Bench),
@@ -86,6 +92,8 @@ pub fn main() -> ExitCode {
         Command::Send(args) => return send::run(args),
         Command::Upstream(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Inspect(command) => command.run(),
+        Command::Export(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     match result {

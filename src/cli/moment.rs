@@ -1,5 +1,7 @@
 //! Where to begin reading, and points in time as people write them.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::config::duration_ms;
 
 /// `--from`
@@ -36,6 +38,13 @@ impl std::str::FromStr for From {
             "that is no place to begin. Try: earliest, latest, an offset, -1h or 2026-01-31T08:00Z".to_owned()
         })
     }
+}
+
+/// So many milliseconds ago, in milliseconds since 1970.
+pub(super) fn ago(ms: u64) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+    now_ms.saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX)).max(0)
 }
 
 /// Milliseconds since 1970 of `2026-01-31T08:00[:00[.000]](Z|+01:00)`.

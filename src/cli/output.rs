@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Stdout, Write};
 
 use super::Failure;
+use crate::model::{Partition, Record, RecordHeader};
 
 /// Buffered standard output.
 pub(super) struct Out(BufWriter<Stdout>);
@@ -26,6 +27,23 @@ impl Out {
     /// One JSON object as one line.
     pub(super) fn json(&mut self, value: &serde_json::Value) -> Result<(), Failure> {
         self.line(&value.to_string())
+    }
+
+    /// Rows whose cells stand below each other, indented by two.
+    pub(super) fn table(&mut self, rows: &[Vec<String>]) -> Result<(), Failure> {
+        let width = |column: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..rows.iter().map(Vec::len).max().unwrap_or(0)).map(width).collect();
+        for row in rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(&format!("  {cell:<width$}"));
+            }
+            self.line(line.trim_end())?;
+        }
+        Ok(())
     }
 
     /// What was written is out.
@@ -62,6 +80,25 @@ pub(super) fn json_bytes(bytes: Option<&[u8]>) -> serde_json::Value {
             serde_json::json!({ "hex": hex })
         }
     }
+}
+
+/// Headers for JSON: names may repeat, so a list.
+pub(super) fn json_headers(headers: &[RecordHeader]) -> serde_json::Value {
+    let header = |h: &RecordHeader| serde_json::json!({ "name": h.name, "value": json_bytes(h.value.as_deref()) });
+    headers.iter().map(header).collect()
+}
+
+/// A record for JSON.
+pub(super) fn json_record(topic: &str, partition: Partition, offset: u64, record: &Record) -> serde_json::Value {
+    serde_json::json!({
+        "topic": topic,
+        "partition": partition.0,
+        "offset": offset,
+        "timestamp_ms": record.timestamp_ms,
+        "key": json_bytes(record.key.as_deref()),
+        "value": json_bytes(record.value.as_deref()),
+        "headers": json_headers(&record.headers),
+    })
 }
 
 #[cfg(test)]

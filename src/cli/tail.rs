@@ -1,15 +1,14 @@
 //! `headwater tail`: records out, over the Kafka protocol.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::json;
 
 use super::Failure;
 use super::broker::{BrokerArgs, refused};
 use super::client::kafka::{KafkaClient, KafkaError};
-use super::moment::{From, to_rfc3339};
-use super::output::{Out, json_bytes, printable};
+use super::moment::{From, ago, to_rfc3339};
+use super::output::{Out, json_record, printable};
 use crate::model::{Offset, Partition, Record};
 
 /// Kafka's time of the first offset that is there.
@@ -138,11 +137,6 @@ impl Tail {
 
     fn begin(&self, client: &mut KafkaClient) -> Result<Vec<Reading>, KafkaError> {
         const LATEST: i64 = -1;
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
-        let now_ms = i64::try_from(now).unwrap_or(i64::MAX);
         let mut readings = Vec::new();
         for partition in client.topic(&self.topic, false)?.partitions {
             if self.partition.is_some_and(|wanted| wanted != partition.0) {
@@ -153,7 +147,7 @@ impl Tail {
             let time = match self.from {
                 From::Earliest => Some(EARLIEST),
                 From::Latest => Some(LATEST),
-                From::Ago(ms) => Some(now_ms.saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX)).max(0)),
+                From::Ago(ms) => Some(ago(ms)),
                 From::Time(ms) => Some(ms),
                 From::Offset(_) => None,
             };
@@ -182,17 +176,7 @@ impl Tail {
 
     fn print(&self, out: &mut Out, partition: Partition, offset: Offset, record: &Record) -> Result<(), Failure> {
         if self.json {
-            let header =
-                |h: &crate::model::RecordHeader| json!({ "name": h.name, "value": json_bytes(h.value.as_deref()) });
-            return out.json(&json!({
-                "topic": self.topic,
-                "partition": partition.0,
-                "offset": offset.0,
-                "timestamp_ms": record.timestamp_ms,
-                "key": json_bytes(record.key.as_deref()),
-                "value": json_bytes(record.value.as_deref()),
-                "headers": record.headers.iter().map(header).collect::<Vec<_>>(),
-            }));
+            return out.json(&json_record(&self.topic, partition, offset.0, record));
         }
         let text = |part: &Option<bytes::Bytes>| part.as_deref().map_or("-".to_owned(), printable);
         if self.values {

@@ -33,7 +33,8 @@ impl Folder {
         Self { path }
     }
 
-    fn file(&self, number: u32) -> PathBuf {
+    /// The path of one of its files.
+    pub fn file(&self, number: u32) -> PathBuf {
         self.path.join(format!("{number:010}.data"))
     }
 }

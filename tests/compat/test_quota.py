@@ -82,7 +82,11 @@ class Quota(unittest.TestCase):
             broker.start()
             self.assertEqual(self.shed_by_partition(broker), shed)
             self.assertEqual(broker.stop()[0], 0)
-            cli("check", broker.data)
+            told = cli("check", broker.data, "--json").stdout.splitlines()
+            given_up = [line["loss"] for line in map(json.loads, told) if "loss" in line]
+            self.assertEqual({(loss["topic"], loss["partition"]): (loss["offset_first"], loss["offset_last"] + 1) for loss in given_up}, shed)
+            for command in ("check", "inspect"):
+                self.assertIn(f"given up: low partition 0 offsets 0 to {starts[0] - 1}, ", cli(command, broker.data).stdout.decode())
 
     def test_a_tail_that_is_overtaken_says_what_went_and_goes_on(self):
         with Broker(sets=["topic_defaults.partitions=1"]) as broker:

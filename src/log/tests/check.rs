@@ -111,8 +111,11 @@ fn a_torn_or_foreign_file_is_reported_and_not_fatal() {
 #[test]
 fn a_directory_that_is_served_or_empty_is_refused() {
     let folder = Folder::new();
-    assert!(matches!(check(folder.path()), Err(CheckError::NothingThere(_))));
+    assert!(matches!(check(folder.path()), Err(SurveyError::NothingThere(_))));
     let _log = folder.open();
     let refused = check(folder.path()).unwrap_err();
-    assert!(matches!(refused, CheckError::Open(OpenError::Held { .. })), "{refused}");
+    assert!(
+        matches!(refused, SurveyError::Open(OpenError::Held { .. })),
+        "{refused}"
+    );
 }
