@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import random
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ import unittest
 
 from confluent_kafka import Producer
 
-from harness import BIN, Broker, cli
+from harness import BIN, SEED, Broker, cli
 
 TOPIC = "inspect"
 # Milliseconds of 2026-01-31T08:00Z; a second from record to record.
@@ -45,15 +46,20 @@ def digest(directory):
 
 def sent():
     """Partition, key, value, headers, time of every record, in order."""
-    records = []
+    records, chance = [], random.Random(SEED)
     for i in range(300):
-        key, value, headers = ODD[i % len(ODD)] if i < 40 else (b"press/%d" % (i % 7), b"%05d:" % i + bytes([97 + i % 26]) * (20_000 if i % 50 == 0 else 400), [])
+        if i < 40:
+            # Seven, so that each of them comes to both partitions.
+            key, value, headers = ODD[i % 7 if i < 35 else 7]
+        else:
+            # What does not become smaller is found again in the files; the large ones are segments.
+            key, value, headers = b"press/%d" % (i % 7), b"%05d:" % i + chance.randbytes(20_000 if i % 50 == 0 else 400), []
         records.append((i % 2, key, value, headers, BEGAN + i * 1000))
     return records
 
 
 def setUpModule():
-    global whole, killed, records, folder, binary_running
+    global whole, killed, records, folder, while_running
     folder = pathlib.Path(unittest.enterModuleContext(tempfile.TemporaryDirectory(prefix="headwater-inspect-")))
     whole, killed, records, offsets = folder / "whole", folder / "killed", [], [0, 0]
     with Broker(sets=["topic_defaults.retention_time=3650d"]) as broker:
@@ -69,7 +75,7 @@ def setUpModule():
                 producer.flush(20)
         assert not failed, failed
         cli("produce", "other", "--broker", broker.bootstrap, input=b"a\nb\n")
-        binary_running = {command: cli(command, broker.data, check=False) for command in ("inspect", "export")}, broker.process.pid
+        while_running = {command: cli(command, broker.data, check=False) for command in ("inspect", "export")}, broker.process.pid
         broker.kill()
         shutil.copytree(broker.data, killed)
         broker.start()
@@ -164,7 +170,7 @@ class Whole(unittest.TestCase):
                 (store,) = told["store"]
                 self.assertEqual((store["generation"], len(store["store_id"])), (0, 32))
                 self.assertGreater(store["journal_rows"], 0)
-                self.assertGreater(store["segments"] + store["journal_rows"], 20)
+                self.assertGreater(store["segments"], 0)
                 sizes = {f["name"]: f["bytes"] for f in told["file"]}
                 self.assertEqual(sizes, {str(p.relative_to(directory)): p.stat().st_size for p in directory.rglob("*") if p.is_file()})
                 self.assertTrue(all("disk_bytes" in f for f in told["file"]))
@@ -217,7 +223,7 @@ class Whole(unittest.TestCase):
         self.assertEqual(os.listdir(empty), [])
 
     def test_a_running_brokers_directory_is_refused_with_its_process(self):
-        answers, pid = binary_running
+        answers, pid = while_running
         for command, done in answers.items():
             with self.subTest(command):
                 self.assertEqual((done.returncode, done.stdout), (1, b""))
