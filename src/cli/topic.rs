@@ -61,7 +61,12 @@ pub(super) struct Alter {
     #[command(flatten)]
     named: Named,
     /// A setting by its Kafka name, such as retention.ms=86400000
-    #[arg(long, value_name = "NAME=VALUE", required_unless_present = "unset")]
+    #[arg(
+        long,
+        visible_alias = "setting",
+        value_name = "NAME=VALUE",
+        required_unless_present = "unset"
+    )]
     set: Vec<String>,
     /// A setting that goes back to its default
     #[arg(long, value_name = "NAME")]

@@ -209,6 +209,20 @@ pub enum Shed {
     Refuse,
 }
 
+/// The smallest quota: below it the store's own files leave no room for records.
+pub const QUOTA_BYTES_MIN: u64 = 64 << 20;
+
+impl Quota {
+    /// In bytes, on a file system of that size (0: of none). A share is at least the smallest quota.
+    pub fn bytes(self, disk_bytes: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Share(_) if disk_bytes == 0 => u64::MAX,
+            Self::Share(percent) => (disk_bytes / 100 * u64::from(percent)).max(QUOTA_BYTES_MIN),
+        }
+    }
+}
+
 impl Shed {
     /// By its name.
     pub fn parse(name: &str) -> Option<Self> {

@@ -7,8 +7,8 @@ use super::error::{Mistake, Place, wrong};
 use super::section::Section;
 use super::tree::{Item, Table, quote};
 use super::{
-    Config, Env, Limits, Listener, Node, Protocol, Quota, RouteEntry, Shed, Storage, TopicDefaults, TopicEntry,
-    Upstream, units,
+    Config, Env, Limits, Listener, Node, Protocol, QUOTA_BYTES_MIN, Quota, RouteEntry, Shed, Storage, TopicDefaults,
+    TopicEntry, Upstream, units,
 };
 use crate::model::Topic;
 
@@ -313,9 +313,6 @@ fn no_name_twice<'a>(table: &str, names: impl Iterator<Item = (&'a Place, &'a st
     }
     Ok(())
 }
-
-/// Smaller ones leave no room for records beside the ring and the index.
-const QUOTA_BYTES_MIN: u64 = 64 << 20;
 
 fn storage(s: &mut Section<'_>) -> Result<Storage, Mistake> {
     let quota = s.text("quota", "80%")?;

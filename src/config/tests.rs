@@ -41,6 +41,14 @@ fn every_refusal_has_a_place_a_cause_and_something_to_try() {
             "headwater.toml:2: unknown key \"storage.qota\". Try: \"quota\"",
         ),
         (
+            "[storage]\nquota = \"8MiB\"\n",
+            "headwater.toml:2: storage.quota = \"8MiB\" is too small for the store's own files. Try: quota = \"80%\", or a size of at least \"64MiB\"",
+        ),
+        (
+            "[[topic]]\nname = \"a\"\nshed = \"newest\"\n",
+            "headwater.toml:3: topic.shed = \"newest\" is not known. Try: shed = \"oldest\" (when the quota is reached its oldest records go), or \"refuse\" (new ones are refused)",
+        ),
+        (
             "[[topics]]\nname = \"a\"\n",
             "headwater.toml:1: unknown key \"topics\". Try: \"topic\"",
         ),
@@ -279,6 +287,7 @@ fn every_key_in_the_shipped_file_is_known_also_those_commented_out() {
         "retention_time",
         "retention_size",
         "priority",
+        "shed",
         "match",
         "topic",
         "key",

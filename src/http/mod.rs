@@ -205,22 +205,7 @@ impl App {
     }
 
     fn losses(&self) -> Answer {
-        let losses = self.log.losses();
-        let loss = |(topic, partition, loss): &(crate::model::Topic, Partition, crate::log::Loss)| {
-            json!({
-                "topic": topic.as_str(),
-                "partition": partition.0,
-                "offset_first": loss.offset_first,
-                "offset_last": loss.offset_last,
-                "records": loss.records(),
-                "bytes": loss.bytes,
-                "time_first_ms": loss.time_first_ms,
-                "time_last_ms": loss.time_last_ms,
-                "lost_ms": loss.lost_ms,
-                "reason": loss.reason,
-            })
-        };
-        json_answer(&Value::Array(losses.iter().map(loss).collect()))
+        json_answer(&json!(self.log.losses()))
     }
 
     fn upstreams(&self) -> Answer {

@@ -149,15 +149,9 @@ impl Desk {
         }
         let mut state = self.shared.write_state();
         for (key, start) in starts {
-            let past = state.partition_mut(key).map(|partition| partition.advance(start));
-            let mut bytes = 0;
-            for batch in past.unwrap_or_default() {
-                bytes += u64::from(batch.bytes);
-                self.due.add(state.release(key, &batch));
-            }
-            self.due.was_cut(key, bytes);
+            self.due.pass(&mut state, key, start);
+            self.due.was_cut(key);
         }
-        self.keep.frees();
         let start_now = |(key, start)| Offset(state.partition(key).map_or(start, |log| log.log_start));
         Ok(places.into_iter().map(|place| place.map(start_now)).collect())
     }

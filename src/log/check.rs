@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use super::depot::{self, DATABASE};
-use super::survey::{CheckedPartition, DamagedRange, Findings, LossFound, Survey, SurveyError};
+use super::loss::LossFound;
+use super::survey::{CheckedPartition, DamagedRange, Findings, Survey, SurveyError};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]

@@ -4,18 +4,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::depot::{self, DATA};
 use super::layout::{FORMAT, Fields};
+use super::loss::LossFound;
 use super::store::{Map, Store, StoreError};
-use super::survey::{CheckedPartition, DamagedRange, Findings, LossFound, Survey, SurveyError};
+use super::survey::{CheckedPartition, DamagedRange, Findings, Survey, SurveyError};
+use super::usage::on_disk;
 use super::{Table, shelf};
 use shelf::Shelf;
-
-/// `stat` counts blocks in these.
-const STAT_BLOCK_BYTES: u64 = 512;
 
 /// Tables whose rows are counted.
 const TABLES: [Map; 6] = [
@@ -191,7 +189,7 @@ fn files(folder: &Path, prefix: &str, found: &mut Vec<FileOnDisk>) -> io::Result
             found.push(FileOnDisk {
                 name,
                 bytes: metadata.len(),
-                disk_bytes: metadata.blocks().saturating_mul(STAT_BLOCK_BYTES),
+                disk_bytes: on_disk(&metadata),
             });
         }
     }

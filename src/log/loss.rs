@@ -37,6 +37,18 @@ pub struct Loss {
     pub reason: LossReason,
 }
 
+/// A loss and where it was.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct LossFound {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: u32,
+    /// Which offsets, when and why.
+    #[serde(flatten)]
+    pub loss: Loss,
+}
+
 impl Loss {
     /// Of batches that are past from here on; `None` of none. Offsets before `log_start` had gone already.
     pub(super) fn of(past: &[Indexed], log_start: u64, now_ms: i64) -> Option<Self> {

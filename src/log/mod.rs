@@ -61,12 +61,12 @@ pub use check::{CheckReport, check};
 pub use checkpoint::Checkpointer;
 pub use depot::OpenError;
 pub use inspect::{DataFile, FileOnDisk, InspectReport, StateTable, StoreFound, TopicFound, inspect};
-pub use loss::{Loss, LossReason};
+pub use loss::{Loss, LossFound, LossReason};
 pub use open::{OpenOptions, Opening};
 pub use read::{Bounds, ReadBatches, ReadRequest, TimePoint};
 pub use reader::Reader;
 pub use submission::{Append, Appended, Committed, Expect, Refused, StateChange, Submission, Table};
-pub use survey::{CheckedPartition, DamagedRange, LossFound, Survey, SurveyError, Visitor};
+pub use survey::{CheckedPartition, DamagedRange, Survey, SurveyError, Visitor};
 pub use ticket::Ticket;
 pub use topic::{TopicInfo, TopicSettings, TopicSpec};
 pub use watch::{Moves, Watch};
@@ -183,12 +183,16 @@ impl Log {
     }
 
     /// What was given up before its retention was over, by topic and partition, oldest first.
-    pub fn losses(&self) -> Vec<(Topic, Partition, Loss)> {
+    pub fn losses(&self) -> Vec<LossFound> {
         let state = self.shared.read_state();
         let mut losses = Vec::new();
         for (name, topic) in &state.topics {
-            for (partition, log) in (0..).map(Partition).zip(&topic.partitions) {
-                losses.extend(log.losses.iter().map(|loss| (name.clone(), partition, *loss)));
+            for (partition, log) in (0..).zip(&topic.partitions) {
+                losses.extend(log.losses.iter().map(|loss| LossFound {
+                    topic: name.to_string(),
+                    partition,
+                    loss: *loss,
+                }));
             }
         }
         losses

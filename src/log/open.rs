@@ -219,7 +219,6 @@ impl Desk {
         self.ahead = Default::default();
         self.due = Default::default();
         self.due.add(garbage);
-        self.keep.frees();
         let mut current = self.shared.write_state();
         state.commit_number = current.commit_number + 1;
         let before = std::mem::replace(&mut *current, state);

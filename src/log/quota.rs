@@ -3,7 +3,8 @@
 //! have and refuse new records instead, once it is their turn.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 
 use crate::config::{Quota, Shed};
 use crate::model::{Code, Now};
@@ -11,12 +12,10 @@ use crate::model::{Code, Now};
 use super::desk::Desk;
 use super::layout::PartitionKey;
 use super::loss::Loss;
+use super::retention::Due;
 use super::shared::Shared;
-use super::usage::Usage;
 use super::{Refused, TopicSettings};
 
-/// A share of a smaller file system is at least this: below it the store's own files leave no room for records.
-const LEAST_BYTES: u64 = 64 << 20;
 /// One above every priority.
 const ALL_PRIORITIES: u8 = 10;
 
@@ -28,8 +27,10 @@ pub(super) struct Keep {
     /// Bytes of batches since the last look.
     grown: u64,
     limit: u64,
-    /// Something past is not removed yet, or its space is not free yet: the newest flush that had begun when all was removed.
-    freeing: Option<Option<u64>>,
+    /// Of `Due::passes`, at the last look.
+    passes: u64,
+    /// Measured before this flush, the data files still hold what is past.
+    counts_from: u64,
 }
 
 /// Who is refused while the quota is reached.
@@ -68,7 +69,8 @@ impl Keep {
             pressure: Pressure::default(),
             grown: 0,
             limit: 0,
-            freeing: None,
+            passes: 0,
+            counts_from: 0,
         }
     }
 
@@ -81,71 +83,69 @@ impl Keep {
         (self.limit / 64).clamp(1 << 20, 16 << 20)
     }
 
-    /// A commit adds so many bytes of batches. True when that asks for a look.
-    pub(super) fn grow(&mut self, bytes: u64) -> bool {
+    /// A commit adds so many bytes of batches.
+    pub(super) fn grow(&mut self, bytes: u64) {
         self.grown += bytes;
+    }
+
+    /// Whether so much came since the last look that the next is due.
+    pub(super) fn asks(&self) -> bool {
         self.grown >= self.step() / 4
     }
 
-    /// Batches are past: until they are removed and their space is free, the blocks of the data files say too much.
-    pub(super) fn frees(&mut self) {
-        self.freeing = Some(None);
+    /// The bytes that count: those of the index as they are, those of batches as they will be once everything past is removed.
+    fn used(&mut self, shared: &Shared, due: &Due) -> u64 {
+        let (usage, flushes_begun) = shared.usage();
+        let held = shared.read_state().held_bytes();
+        self.limit = self.quota.bytes(usage.disk_bytes);
+        if due.has_garbage() || due.passes() != self.passes {
+            self.passes = due.passes();
+            // A flush that began before the newest removal was durable does not free its space, nor may the next one.
+            self.counts_from = flushes_begun + 2;
+        }
+        let bodies = match usage.flush >= self.counts_from {
+            true => held.max(usage.body_bytes),
+            false => held,
+        };
+        let used = usage.index_bytes + bodies;
+        let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        shared.metrics.log.used_bytes.set(gauge(used));
+        shared.metrics.log.quota_bytes.set(gauge(self.limit));
+        used
     }
 
-    /// The bytes that count: those of the index as they are, those of batches as they will be once everything past is removed.
-    fn used(&mut self, usage: Usage, held: u64, has_garbage: bool, flushes_begun: u64) -> u64 {
-        match self.freeing {
-            Some(None) if !has_garbage => self.freeing = Some(Some(flushes_begun)),
-            // One that began before the newest removals were durable does not count, nor the one that may have.
-            Some(Some(begun)) if usage.flush > begun + 1 => self.freeing = None,
-            _ => {}
-        }
-        let bodies = match self.freeing {
-            None => held.max(usage.body_bytes),
-            Some(_) => held,
-        };
-        usage.index_bytes + bodies
+    fn is_near(&self, used: u64) -> bool {
+        used.saturating_add(self.step()) > self.limit
     }
 }
 
 impl Desk {
     /// Sheds what the quota asks for.
     pub(super) fn keep_the_quota(&mut self, now: Now) {
-        let shared = std::sync::Arc::clone(&self.shared);
-        let (usage, flushes_begun) = shared.usage();
-        let held = shared.read_state().held_bytes();
-        let has_garbage = self.due.has_garbage();
-        let keep = &mut self.keep;
-        keep.grown = 0;
-        keep.limit = match keep.quota {
-            Quota::Bytes(bytes) => bytes,
-            Quota::Share(percent) if usage.disk_bytes > 0 => {
-                (usage.disk_bytes / 100 * u64::from(percent)).max(LEAST_BYTES)
-            }
-            Quota::Share(_) => u64::MAX,
-        };
-        let (limit, step) = (keep.limit, keep.step());
-        let used = keep.used(usage, held, has_garbage, flushes_begun);
-        let gauges = &shared.metrics.log;
-        gauges.used_bytes.set(i64::try_from(used).unwrap_or(i64::MAX));
-        gauges.quota_bytes.set(i64::try_from(limit).unwrap_or(i64::MAX));
-        if used.saturating_add(3 * step) < limit {
-            if std::mem::take(&mut keep.pressure) != Pressure::default() {
-                tracing::info!(used, quota = limit, "the storage quota has room again");
-                shared.metrics.health.restore("quota");
-            }
-            return;
+        let shared = Arc::clone(&self.shared);
+        self.keep.grown = 0;
+        let mut used = self.keep.used(&shared, &self.due);
+        if self.keep.is_near(used) {
+            // Retention first: what is past anyway is no loss.
+            self.expire(now);
+            used = self.keep.used(&shared, &self.due);
         }
-        if used.saturating_add(step) <= limit {
-            keep.pressure.exhausted = false;
-            return;
-        }
-        let wanted = used.saturating_add(2 * step).saturating_sub(limit);
-        let (freed, highest) = self.shed(wanted, now);
-        let pressure = Pressure {
-            refuses_below: highest.max(self.keep.pressure.refuses_below),
-            exhausted: used.saturating_sub(freed).saturating_add(step) > limit,
-            limit,
+        let (limit, step, before) = (self.keep.limit, self.keep.step(), self.keep.pressure);
+        let pressure = if self.keep.is_near(used) {
+            let wanted = used.saturating_add(2 * step).saturating_sub(limit);
+            let (freed, highest) = self.shed(wanted, now);
+            Pressure {
+                refuses_below: highest.max(before.refuses_below),
+                exhausted: self.keep.is_near(used.saturating_sub(freed)),
+                limit,
+            }
+        } else if used.saturating_add(3 * step) < limit {
+            Pressure::default()
+        } else {
+            Pressure {
+                exhausted: false,
+                ..before
+            }
         };
         self.enter_pressure(&shared, pressure);
     }
@@ -154,8 +154,13 @@ impl Desk {
         if pressure == self.keep.pressure {
             return;
         }
+        self.keep.pressure = pressure;
         let limit = pressure.limit;
         let what = match pressure {
+            none if none == Pressure::default() => {
+                tracing::info!("the storage quota has room again");
+                return shared.metrics.health.restore("quota");
+            }
             Pressure { exhausted: true, .. } => {
                 "nothing is left to shed, so records are refused. Try: a larger storage.quota"
             }
@@ -164,13 +169,12 @@ impl Desk {
         tracing::warn!(quota = limit, "the storage quota is reached: {what}");
         let line = format!("the storage quota of {limit} bytes is reached: {what}");
         shared.metrics.health.degrade("quota", line);
-        self.keep.pressure = pressure;
     }
 
     /// Gives up batches of so many bytes: by priority, then by age. Gives how many bytes went, and a priority: refusing topics below
     /// it had nothing beside them that could have gone in their place.
     fn shed(&mut self, wanted: u64, now: Now) -> (u64, u8) {
-        let shared = std::sync::Arc::clone(&self.shared);
+        let shared = Arc::clone(&self.shared);
         let mut state = shared.write_state();
         let mut heap = BinaryHeap::new();
         for topic in state.topics.values() {
@@ -186,7 +190,7 @@ impl Desk {
                 }
             }
         }
-        let (mut freed, mut highest, mut starts) = (0, 0, std::collections::BTreeMap::new());
+        let (mut freed, mut highest, mut starts) = (0, 0, BTreeMap::new());
         while freed < wanted
             && let Some(Reverse((priority, _, key, at))) = heap.pop()
         {
@@ -206,22 +210,17 @@ impl Desk {
         }
         let (mut records, mut bytes) = (0, 0);
         for (key, start) in starts {
-            let Some(log) = state.partition_mut(key) else { continue };
-            let log_start = log.log_start;
-            let past = log.advance(start);
-            if let Some(loss) = Loss::of(&past, log_start, now.wall_ms) {
+            let log_start = state.partition(key).map_or(0, |log| log.log_start);
+            let past = self.due.pass(&mut state, key, start);
+            self.due.start(key, start);
+            if let Some(loss) = Loss::of(&past, log_start, now.wall_ms)
+                && let Some(log) = state.partition_mut(key)
+            {
                 records += loss.records();
                 bytes += loss.bytes;
-                let marker = log.lose(loss);
-                self.due.lose(key, marker);
+                self.due.lose(key, log.lose(loss));
             }
-            let garbage: Vec<_> = past.iter().filter_map(|batch| state.release(key, batch)).collect();
-            self.due.add(garbage);
-            self.due.start(key, start);
         }
-        drop(state);
-        self.due.count_past(bytes);
-        self.keep.frees();
         shared.metrics.log.shed(records, bytes);
         (freed, highest)
     }

@@ -13,6 +13,7 @@ use super::load::Garbage;
 use super::loss::Loss;
 use super::partition::{Indexed, PartitionLog};
 use super::producers::{EXPIRY_MS, Producer};
+use super::state::State;
 use super::store::{Change, Map, Op, prefix_until};
 use super::ticket::Wakes;
 
@@ -35,6 +36,8 @@ pub(super) struct Due {
     producers_gone: Vec<(PartitionKey, i64)>,
     /// Bytes of batches that became past since the space of such was last given back.
     past_bytes: u64,
+    /// Counts every change of what is past.
+    passes: u64,
     look_us: u64,
 }
 
@@ -53,9 +56,26 @@ impl Due {
         self.losses.push((key, loss));
     }
 
-    /// Batches of so many bytes became past.
-    pub(super) fn count_past(&mut self, bytes: u64) {
-        self.past_bytes += bytes;
+    /// Moves a log start in memory. The batches that are past now go with commits to come; gives them.
+    pub(super) fn pass(&mut self, state: &mut State, key: PartitionKey, log_start: u64) -> Vec<Indexed> {
+        let past = state.partition_mut(key).map(|log| log.advance(log_start));
+        let past = past.unwrap_or_default();
+        self.take(state, key, &past);
+        past
+    }
+
+    /// Batches that no partition has any more.
+    fn take<'a>(&mut self, state: &mut State, key: PartitionKey, past: impl IntoIterator<Item = &'a Indexed>) {
+        for batch in past {
+            self.past_bytes += u64::from(batch.bytes);
+            self.garbage.extend(state.release(key, batch));
+        }
+        self.passes += 1;
+    }
+
+    /// Grows whenever batches become past.
+    pub(super) fn passes(&self) -> u64 {
+        self.passes
     }
 
     /// The next turn looks at everything.
@@ -64,9 +84,8 @@ impl Due {
     }
 
     /// A log start was moved durably already: an earlier one is not to be written over it.
-    pub(super) fn was_cut(&mut self, partition: PartitionKey, past_bytes: u64) {
+    pub(super) fn was_cut(&mut self, partition: PartitionKey) {
         self.starts.retain(|(moved, _)| *moved != partition);
-        self.past_bytes += past_bytes;
     }
 
     /// A producer that is in a commit is not gone, however long it was away.
@@ -167,12 +186,14 @@ impl PartitionLog {
 }
 
 impl Desk {
-    /// Moves log starts and forgets silent producers, at most once in a while.
+    /// Keeps the quota as often as it asks; moves log starts and forgets silent producers at most once in a while.
     pub(super) fn look_at_what_is_due(&mut self, now: Now) {
         if now.mono_us < self.due.look_us {
+            if self.keep.asks() {
+                self.keep_the_quota(now);
+            }
             return;
         }
-        // Retention first: what is past anyway is no loss.
         self.due.look_us = now.mono_us.saturating_add(LOOK_US);
         self.expire(now);
         self.keep_the_quota(now);
@@ -187,7 +208,7 @@ impl Desk {
         });
     }
 
-    fn expire(&mut self, now: Now) {
+    pub(super) fn expire(&mut self, now: Now) {
         let mut moves = Vec::new();
         {
             let state = self.shared.read_state();
@@ -207,17 +228,12 @@ impl Desk {
         let mut state = self.shared.write_state();
         let (mut records, mut bytes) = (0, 0);
         for (key, start) in moves {
-            let past = state.partition_mut(key).map(|partition| partition.advance(start));
-            for batch in past.unwrap_or_default() {
+            for batch in self.due.pass(&mut state, key, start) {
                 records += u64::from(batch.records);
                 bytes += u64::from(batch.bytes);
-                self.due.garbage.extend(state.release(key, &batch));
             }
-            self.due.starts.push((key, start));
+            self.due.start(key, start);
         }
-        drop(state);
-        self.due.past_bytes += bytes;
-        self.keep.frees();
         self.shared.metrics.log.expired(records, bytes);
     }
 
@@ -244,13 +260,9 @@ impl Desk {
         let gone = state.remove_topic(name);
         for (partition, log) in (0..).zip(gone.into_iter().flat_map(|topic| topic.partitions)) {
             let place = PartitionKey { topic: key, partition };
-            self.due.past_bytes += log.bytes;
-            for batch in &log.index {
-                self.due.garbage.extend(state.release(place, batch));
-            }
+            self.due.take(&mut state, place, &log.index);
         }
         self.due.garbage.push_back(Garbage::Topic(key));
-        self.keep.frees();
         drop(state);
         self.forget(name, key, partitions, wakes);
         Ok(())

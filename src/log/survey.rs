@@ -17,7 +17,7 @@ use crate::model::compression::Inflater;
 use super::depot::{self, DATABASE, Identity, Looked, OpenError, held_by, look};
 use super::layout::{BatchEntry, Fields, PartitionKey};
 use super::load::{directories, topic_rows};
-use super::loss::Loss;
+use super::loss::{Loss, LossFound};
 use super::partition::{Indexed, SEGMENT};
 use super::reader::{Missing, bytes_of};
 use super::store::{Map, Store, StoreError};
@@ -64,18 +64,6 @@ pub struct DamagedRange {
     pub offset_last: u64,
     /// What is wrong.
     pub why: String,
-}
-
-/// Offsets that were given up before their time: no damage.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct LossFound {
-    /// Topic.
-    pub topic: String,
-    /// Partition.
-    pub partition: u32,
-    /// Which, when and why.
-    #[serde(flatten)]
-    pub loss: Loss,
 }
 
 /// Why a directory could not be looked at. A damaged database is no such reason.
@@ -209,27 +197,34 @@ impl Survey {
         if let Err(error) = look(&self.directory, CACHE_BYTES, true) {
             self.unread.push(format!("pages of the database: {error}"));
         }
-        let store = self.store()?;
+        let mut store = self.store()?;
         self.identity = Some(depot::identity(&store)?);
         self.topics = topic_rows(&store)?;
-        let starts = store.scan(Map::Partitions, &[], None, &mut |key, value| {
-            self.starts.insert(PartitionKey::parse(key)?, Fields(value).u64()?);
-            Ok(true)
-        });
-        self.note("log start offsets", starts);
-        let store = self.store()?;
-        let losses = self.losses(&store);
-        self.note("loss markers", losses);
-        let store = self.store()?;
-        let journal = self.journal(&store);
-        self.note("the journal", journal);
-        let store = self.store()?;
-        let segments = self.segments(&store);
-        self.note("the segments' directory", segments);
+        type Part = fn(&mut Survey, &dyn Store) -> Result<(), StoreError>;
+        let parts: [(&str, Part); 4] = [
+            ("log start offsets", Self::starts),
+            ("loss markers", Self::losses),
+            ("the journal", Self::journal),
+            ("the segments' directory", Self::segments),
+        ];
+        for (what, part) in parts {
+            if let Err(error) = part(self, &store) {
+                self.note(what, Err(error));
+                // The handle is dead after an error.
+                store = self.store()?;
+            }
+        }
         for places in self.places.values_mut() {
             places.sort_unstable_by_key(|place| place.entry.base_offset);
         }
         Ok(())
+    }
+
+    fn starts(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        store.scan(Map::Partitions, &[], None, &mut |key, value| {
+            self.starts.insert(PartitionKey::parse(key)?, Fields(value).u64()?);
+            Ok(true)
+        })
     }
 
     fn losses(&mut self, store: &dyn Store) -> Result<(), StoreError> {

@@ -49,6 +49,31 @@ fn record(key: Option<&str>, value: &str, timestamp_ms: i64) -> Record {
     }
 }
 
+/// A topic of two partitions.
+fn make(log: &Log, topic: &str, settings: &[(&str, &str)]) {
+    let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    let spec = TopicSpec {
+        name: Topic::parse(topic).unwrap(),
+        partitions: Some(2),
+        settings: settings.collect(),
+    };
+    log.create_topic(spec, Waker::noop()).wait().unwrap();
+}
+
+/// How many rows the store has of a kind.
+fn rows(log: &Log, map: Map) -> usize {
+    let mut count = 0;
+    let each = &mut |_: &[u8], _: &[u8]| {
+        count += 1;
+        Ok(true)
+    };
+    log.shared
+        .keeper
+        .with(|store| store.scan(map, &[], None, each))
+        .unwrap();
+    count
+}
+
 fn append(log: &Log, topic: &str, key: Option<&str>, value: &str, time: i64) -> Result<Appended, Refused> {
     let append = Append::Record {
         topic: Topic::parse(topic).unwrap(),

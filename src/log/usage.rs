@@ -1,6 +1,6 @@
 //! What the store takes of the disk: blocks, not lengths, because files have holes.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::{ErrorKind, Result};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -42,12 +42,17 @@ pub fn of_directory(path: &Path) -> Result<Usage> {
     })
 }
 
-fn blocks(path: &Path) -> Result<u64> {
+/// What a file takes of the disk.
+pub fn on_disk(file: &Metadata) -> u64 {
     /// `stat` counts in these whatever the file system's are.
     const BLOCK: u64 = 512;
+    file.blocks().saturating_mul(BLOCK)
+}
+
+fn blocks(path: &Path) -> Result<u64> {
     match fs::metadata(path) {
         // A data file that went meanwhile.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
-        found => Ok(found?.blocks() * BLOCK),
+        found => Ok(on_disk(&found?)),
     }
 }

@@ -9,15 +9,6 @@ fn topic() -> Topic {
     Topic::parse("t").unwrap()
 }
 
-fn make(log: &Log) {
-    let spec = TopicSpec {
-        name: topic(),
-        partitions: Some(2),
-        settings: Vec::new(),
-    };
-    log.create_topic(spec, Waker::noop()).wait().unwrap();
-}
-
 /// A batch of so many records, at times from one on.
 fn add(log: &Log, partition: u32, records: i64, bytes: usize, time: i64) {
     let records: Vec<Record> = (0..records)
@@ -46,23 +37,10 @@ fn bounds(log: &Log, partition: u32) -> (u64, u64) {
     (bounds.log_start.0, bounds.high_watermark.0)
 }
 
-fn rows(log: &Log, map: Map) -> usize {
-    let mut count = 0;
-    let each = &mut |_: &[u8], _: &[u8]| {
-        count += 1;
-        Ok(true)
-    };
-    log.shared
-        .keeper
-        .with(|store| store.scan(map, &[], None, each))
-        .unwrap();
-    count
-}
-
 #[test]
 fn the_log_start_goes_where_it_is_told_and_never_back() {
     let log = Log::inline(now(1));
-    make(&log);
+    make(&log, "t", &[]);
     (0..4).for_each(|i| add(&log, 0, 1, 100, i));
     assert_eq!(delete(&log, 0, Some(2)), Ok(Offset(2)));
     assert_eq!(delete(&log, 0, Some(1)), Ok(Offset(2)));
@@ -82,7 +60,7 @@ fn the_log_start_goes_where_it_is_told_and_never_back() {
 #[test]
 fn cuts_of_one_request_are_answered_one_by_one() {
     let log = Log::inline(now(1));
-    make(&log);
+    make(&log, "t", &[]);
     (0..2).for_each(|partition| add(&log, partition, 4, 10, 1));
     let cuts = vec![
         cut(0, Some(3)),
@@ -111,7 +89,7 @@ fn cuts_of_one_request_are_answered_one_by_one() {
 #[test]
 fn a_batch_stays_until_all_of_it_is_past() {
     let log = Log::inline(now(1));
-    make(&log);
+    make(&log, "t", &[]);
     add(&log, 0, 5, 10_000, 100);
     add(&log, 0, 5, 10_000, 200);
     assert_eq!(delete(&log, 0, Some(3)), Ok(Offset(3)));
@@ -126,7 +104,7 @@ fn a_batch_stays_until_all_of_it_is_past() {
 #[test]
 fn a_time_is_not_found_before_the_log_start() {
     let log = Log::inline(now(1));
-    make(&log);
+    make(&log, "t", &[]);
     // The youngest of the first batch comes first in it.
     let records = [record(None, "a", 500), record(None, "b", 100)];
     let batch = Batch::parse(batch::pack(&records).into()).unwrap();
@@ -147,7 +125,7 @@ fn a_time_is_not_found_before_the_log_start() {
 fn a_log_start_survives_a_kill_and_the_check_agrees() {
     let folder = Folder::new();
     let log = folder.open();
-    make(&log);
+    make(&log, "t", &[]);
     add(&log, 0, 5, 10, 1);
     add(&log, 0, 5, 10_000, 1);
     add(&log, 1, 3, 10, 1);
@@ -171,7 +149,7 @@ fn a_log_start_survives_a_kill_and_the_check_agrees() {
 #[test]
 fn retention_that_waits_does_not_move_a_log_start_back() {
     let log = Log::inline(now(10_000));
-    make(&log);
+    make(&log, "t", &[]);
     set(&log, "retention.ms", "1000").unwrap();
     for time in [5_000, 10_000, 10_000] {
         add(&log, 0, 1, 10, time);
@@ -212,7 +190,7 @@ fn set(log: &Log, name: &str, value: &str) -> Result<Arc<TopicInfo>, Refused> {
 fn a_setting_is_in_force_at_once_and_after_a_restart() {
     let folder = Folder::new();
     let log = folder.open();
-    make(&log);
+    make(&log, "t", &[]);
     add(&log, 0, 1, 10, 1);
     inline::lock(log.inline.as_ref().unwrap()).now = now(5_000);
     let info = set(&log, "retention.ms", "1000").unwrap();
@@ -244,7 +222,7 @@ fn a_setting_is_in_force_at_once_and_after_a_restart() {
 #[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
     let log = Log::inline(now(1));
-    make(&log);
+    make(&log, "t", &[]);
     let before = log.topic("t").unwrap().given.clone();
     let long = "0".repeat(1_000);
     for (name, what, hint) in [
@@ -282,7 +260,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 #[test]
 fn a_list_is_added_to_and_taken_from() {
     let log = Log::inline(now(1));
-    make(&log);
+    make(&log, "t", &[]);
     let policy = |what| {
         alter(&log, "cleanup.policy", what)
             .unwrap()
@@ -322,7 +300,7 @@ fn what_the_file_fixes_is_refused_with_its_line() {
 fn a_change_that_failed_is_refused_and_what_is_on_the_disk_then_is_in_force() {
     let depot = Faulty::default();
     let log = depot.inline(now(1));
-    make(&log);
+    make(&log, "t", &[]);
     (0..4).for_each(|i| add(&log, 0, 1, 100, i));
     let cut = |to| log.delete_records(vec![cut(0, Some(to))], Waker::noop()).wait();
     depot.fail_once(StoreError::Io("no".into()));

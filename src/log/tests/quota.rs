@@ -20,18 +20,6 @@ fn open() -> Log {
     inline::open_in(Box::new(memory::MemoryDepot::default()), options(QUOTA)).unwrap()
 }
 
-fn make(log: &Log, topic: &str, settings: &[(&str, &str)]) {
-    let spec = TopicSpec {
-        name: Topic::parse(topic).unwrap(),
-        partitions: Some(2),
-        settings: settings
-            .iter()
-            .map(|(name, value)| ((*name).into(), (*value).into()))
-            .collect(),
-    };
-    log.create_topic(spec, Waker::noop()).wait().unwrap();
-}
-
 /// A quarter of a MiB, at a time of the broker.
 fn add(log: &Log, topic: &str, partition: u32, ms: i64) -> Result<Appended, Refused> {
     add_bytes(log, topic, partition, ms, 256 << 10)
@@ -110,28 +98,28 @@ fn the_markers_say_what_went_and_stay_over_a_restart() {
             let ends = |log: &Log| {
                 let losses = log.losses().into_iter();
                 losses
-                    .map(|(_, partition, loss)| (partition, loss.offset_first, loss.offset_last + 1))
+                    .map(|found| (found.partition, found.loss.offset_first, found.loss.offset_last + 1))
                     .collect::<Vec<_>>()
             };
             for (partition, first, next) in ends(&found) {
-                assert_eq!((first, next), (0, starts(&found, "t")[partition.0 as usize]));
+                assert_eq!((first, next), (0, starts(&found, "t")[partition as usize]));
             }
         }
     }
     let losses = log.losses();
     assert_eq!(losses.len(), 2, "one run of offsets a partition");
-    let shed: u64 = losses.iter().map(|(_, _, loss)| loss.records()).sum();
+    let shed: u64 = losses.iter().map(|found| found.loss.records()).sum();
     assert_eq!(shed, starts(&log, "t").iter().sum::<u64>());
     assert_eq!(shed, log.shared.metrics.log.shed_records.get());
     assert_eq!(
-        losses.iter().map(|(_, _, loss)| loss.bytes).sum::<u64>(),
+        losses.iter().map(|found| found.loss.bytes).sum::<u64>(),
         log.shared.metrics.log.shed_bytes.get()
     );
-    for (_, partition, loss) in &losses {
-        let last = 1_000 + 2 * loss.offset_last as i64 + i64::from(partition.0);
+    for LossFound { partition, loss, .. } in &losses {
+        let last = 1_000 + 2 * loss.offset_last as i64 + i64::from(*partition);
         assert_eq!(
             (loss.time_first_ms, loss.time_last_ms),
-            (1_000 + i64::from(partition.0), last)
+            (1_000 + i64::from(*partition), last)
         );
     }
     log.set_now(now(2_000));
@@ -192,12 +180,30 @@ fn with_nothing_left_to_shed_everything_is_refused() {
         assert!(held(&log) <= QUOTA);
     }
     assert!(held(&log) > QUOTA - 3 * MIB);
-    // Its own turn only: others still shed for themselves.
-    for at in 0..20 {
-        let added = add(&log, "low", 0, 2_000 + at);
-        assert!(held(&log) <= QUOTA, "{added:?}");
+    let refused = add(&log, "low", 0, 2_000).unwrap_err();
+    assert_eq!(refused.code, Code::Quota);
+    assert!(refused.why.contains("nothing is left to shed"), "{}", refused.why);
+    assert!(
+        log.shared.metrics.health.degraded()[0]
+            .1
+            .contains("so records are refused")
+    );
+    assert_eq!((starts(&log, "keep"), log.losses()), ([0, 0], Vec::new()));
+}
+
+/// A burst between two looks of retention is kept within the quota by retention, where that is enough.
+#[test]
+fn what_retention_would_remove_anyway_is_no_loss_in_a_burst_either() {
+    let log = open();
+    make(&log, "t", &[("retention.bytes", "1048576")]);
+    for _ in 0..60 {
+        let record = record(None, &"x".repeat(256 << 10), 1);
+        let batch = Batch::parse(batch::pack(&[record]).into()).unwrap();
+        append_batch(&log, "t", Partition(0), batch).unwrap();
+        assert!(held(&log) <= QUOTA);
     }
-    assert_eq!(starts(&log, "keep"), [0, 0]);
+    assert_ne!(starts(&log, "t"), [0, 0]);
+    assert_eq!(log.losses(), []);
 }
 
 #[test]

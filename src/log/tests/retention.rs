@@ -3,31 +3,6 @@
 use super::*;
 use crate::log::store::Map;
 
-fn make(log: &Log, settings: &[(&str, &str)]) {
-    let spec = TopicSpec {
-        name: Topic::parse("t").unwrap(),
-        partitions: Some(2),
-        settings: settings
-            .iter()
-            .map(|(name, value)| ((*name).into(), (*value).into()))
-            .collect(),
-    };
-    log.create_topic(spec, Waker::noop()).wait().unwrap();
-}
-
-fn rows(log: &Log, map: Map) -> usize {
-    let mut count = 0;
-    let each = &mut |_: &[u8], _: &[u8]| {
-        count += 1;
-        Ok(true)
-    };
-    log.shared
-        .keeper
-        .with(|store| store.scan(map, &[], None, each))
-        .unwrap();
-    count
-}
-
 fn add(log: &Log, partition: u32, bytes: usize, time: i64) -> Appended {
     let record = record(None, &"x".repeat(bytes), time);
     let batch = Batch::parse(batch::pack(&[record]).into()).unwrap();
@@ -41,7 +16,7 @@ fn log_start(log: &Log, partition: u32) -> u64 {
 #[test]
 fn the_log_start_moves_batch_by_batch_with_time() {
     let log = Log::inline(now(10_000));
-    make(&log, &[("retention.ms", "1000")]);
+    make(&log, "t", &[("retention.ms", "1000")]);
     for time in [9_000, 9_500, 10_000] {
         add(&log, 0, 100, time);
     }
@@ -64,7 +39,7 @@ fn the_log_start_moves_batch_by_batch_with_time() {
 #[test]
 fn a_timestamp_ahead_of_the_clock_does_not_hold_a_batch_for_ever() {
     let log = Log::inline(now(10_000));
-    make(&log, &[("retention.ms", "1000")]);
+    make(&log, "t", &[("retention.ms", "1000")]);
     add(&log, 0, 100, 4_000_000_000_000);
     log.set_now(now(11_001));
     assert_eq!(log_start(&log, 0), 1);
@@ -73,7 +48,7 @@ fn a_timestamp_ahead_of_the_clock_does_not_hold_a_batch_for_ever() {
 #[test]
 fn a_backlog_that_is_past_on_arrival_goes_at_the_next_look_but_not_from_behind_a_younger_batch() {
     let log = Log::inline(now(10_000));
-    make(&log, &[("retention.ms", "1000")]);
+    make(&log, "t", &[("retention.ms", "1000")]);
     add(&log, 0, 100, 5_000);
     add(&log, 1, 100, 10_000);
     add(&log, 1, 100, 5_000);
@@ -86,7 +61,7 @@ fn a_backlog_that_is_past_on_arrival_goes_at_the_next_look_but_not_from_behind_a
 #[test]
 fn a_packed_batch_goes_with_its_youngest_record() {
     let log = Log::inline(now(10_000));
-    make(&log, &[("retention.ms", "1000")]);
+    make(&log, "t", &[("retention.ms", "1000")]);
     let append = |time| Append::Record {
         topic: Topic::parse("t").unwrap(),
         record: record(Some("k"), "x", time),
@@ -107,6 +82,7 @@ fn a_topic_that_stamps_its_own_time_keeps_a_backlog() {
     let log = Log::inline(now(10_000));
     make(
         &log,
+        "t",
         &[("retention.ms", "1000"), ("message.timestamp.type", "LogAppendTime")],
     );
     let partition = append(&log, "t", Some("k"), "x", 5_000).unwrap().partition;
@@ -120,7 +96,7 @@ fn a_topic_that_stamps_its_own_time_keeps_a_backlog() {
 #[test]
 fn size_keeps_what_fits_as_kafka_does() {
     let log = Log::inline(now(1));
-    make(&log, &[("retention.bytes", "3000")]);
+    make(&log, "t", &[("retention.bytes", "3000")]);
     for _ in 0..10 {
         add(&log, 0, 1000 - 70, 1);
     }
@@ -135,7 +111,7 @@ fn size_keeps_what_fits_as_kafka_does() {
 #[test]
 fn a_journal_row_goes_only_when_all_its_batches_are_past() {
     let log = Log::inline(now(10_000));
-    make(&log, &[("retention.ms", "1000")]);
+    make(&log, "t", &[("retention.ms", "1000")]);
     let batch = |time| {
         let bytes = batch::pack(&[record(None, "x", time)]);
         Batch::parse(bytes.into()).unwrap()
@@ -162,7 +138,7 @@ fn a_journal_row_goes_only_when_all_its_batches_are_past() {
 #[test]
 fn segments_go_one_by_one() {
     let log = Log::inline(now(10_000));
-    make(&log, &[("retention.ms", "1000")]);
+    make(&log, "t", &[("retention.ms", "1000")]);
     add(&log, 0, 100_000, 10_000);
     assert_eq!(rows(&log, Map::Segments), 1);
     log.set_now(now(11_600));
@@ -172,7 +148,7 @@ fn segments_go_one_by_one() {
 #[test]
 fn a_deleted_topic_frees_its_space_and_one_of_the_same_name_begins_anew() {
     let log = Log::inline(now(10_000));
-    make(&log, &[]);
+    make(&log, "t", &[]);
     add(&log, 0, 100, 1);
     add(&log, 1, 100_000, 1);
     append_batch(&log, "t", Partition(0), idempotent(5, 0, 0, "x")).unwrap();
@@ -188,7 +164,7 @@ fn a_deleted_topic_frees_its_space_and_one_of_the_same_name_begins_anew() {
     for map in [Map::Journal, Map::Segments, Map::Producers, Map::Topics] {
         assert_eq!(rows(&log, map), 0, "{map:?}");
     }
-    make(&log, &[]);
+    make(&log, "t", &[]);
     assert_ne!(log.topic("t").unwrap().id, id);
     assert_eq!(add(&log, 0, 100, 1).base_offset, Offset(0));
 }
@@ -197,7 +173,7 @@ fn a_deleted_topic_frees_its_space_and_one_of_the_same_name_begins_anew() {
 fn the_high_watermark_of_an_emptied_partition_survives_a_restart() {
     let folder = Folder::new();
     let log = folder.open();
-    make(&log, &[("retention.ms", "1000")]);
+    make(&log, "t", &[("retention.ms", "1000")]);
     add(&log, 0, 100, 1);
     log.set_now(now(100_000));
     assert_eq!(log_start(&log, 0), 1);
@@ -210,7 +186,7 @@ fn the_high_watermark_of_an_emptied_partition_survives_a_restart() {
 #[test]
 fn a_silent_producer_is_forgotten_after_a_day() {
     let log = Log::inline(now(1));
-    make(&log, &[]);
+    make(&log, "t", &[]);
     append_batch(&log, "t", Partition(0), idempotent(5, 0, 0, "x")).unwrap();
     assert_eq!(rows(&log, Map::Producers), 1);
     log.set_now(now(90_000_000));
@@ -221,7 +197,7 @@ fn a_silent_producer_is_forgotten_after_a_day() {
 #[test]
 fn a_producer_that_comes_back_with_the_commit_that_forgets_it_is_not_forgotten() {
     let log = Log::inline(now(1));
-    make(&log, &[]);
+    make(&log, "t", &[]);
     append_batch(&log, "t", Partition(0), idempotent(5, 0, 0, "x")).unwrap();
     // The clock jumps, and nobody looks before the batch comes.
     inline::lock(log.inline.as_ref().unwrap()).now = now(90_000_000);
@@ -232,7 +208,7 @@ fn a_producer_that_comes_back_with_the_commit_that_forgets_it_is_not_forgotten()
 #[test]
 fn the_gauges_tell_what_is_held() {
     let log = Log::inline(now(10_000));
-    make(&log, &[("retention.ms", "1000")]);
+    make(&log, "t", &[("retention.ms", "1000")]);
     add(&log, 0, 100, 10_000);
     let gauges = &log.shared.metrics.log;
     log.measure();
