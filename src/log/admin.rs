@@ -9,10 +9,10 @@ use crate::model::{Code, Offset, Partition, Topic};
 
 use super::desk::{Desk, storage};
 use super::draft::Rules;
-use super::layout::PartitionKey;
+use super::layout::{Mark, PartitionKey};
 use super::load::topic_op;
 use super::state::{State, TopicState};
-use super::store::{Map, Op};
+use super::store::Op;
 use super::ticket::{Promise, Wakes};
 use super::topic::{TopicRow, altered};
 use super::{Refused, TopicInfo};
@@ -137,9 +137,7 @@ impl Desk {
             starts.retain(|key, start| state.partition(*key).is_some_and(|log| log.log_start < *start));
         }
         if !starts.is_empty() {
-            let put = |(key, start): (&PartitionKey, &u64)| {
-                Op::put(Map::Partitions, key.bytes(), start.to_be_bytes().to_vec())
-            };
+            let put = |(key, start): (&PartitionKey, &u64)| Mark::LogStart(*key, *start).op();
             let ops: Vec<Op> = starts.iter().map(put).collect();
             if let Err(error) = self.shared.store(&ops, 0, 0) {
                 // It may have reached the disk all the same. What is there then is taken over as it is.

@@ -6,8 +6,8 @@ use crate::model::batch::{self, Batch};
 use crate::model::{Now, Offset};
 
 use super::draft::{Growth, Run};
-use super::layout::{BatchEntry, Directory, PartitionKey, journal_key};
-use super::partition::SEGMENT;
+use super::layout::{BatchEntry, Directory, PartitionKey, encode_segment, journal_key};
+use super::partition::Home;
 use super::state::{Row, State};
 use super::store::{Map, Op};
 
@@ -19,7 +19,7 @@ pub(super) const SEGMENT_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Stored {
     entry: BatchEntry,
-    row: u64,
+    home: Home,
     at: u32,
     bytes: Bytes,
 }
@@ -71,10 +71,13 @@ impl Commit {
     fn add_segment(&mut self, entry: BatchEntry, bytes: Bytes, ops: &mut Vec<Op>) {
         let key = entry.partition.segment(entry.base_offset);
         let body = vec![bytes.clone()];
-        ops.push(Op::put_long(Map::Segments, key, entry.encode_segment(), body));
+        ops.push(Op::put_long(Map::Segments, key, encode_segment(&[entry]), body));
         self.stored.push(Stored {
             entry,
-            row: SEGMENT,
+            home: Home::Segment {
+                base_offset: entry.base_offset,
+                last: true,
+            },
             at: 0,
             bytes,
         });
@@ -92,7 +95,7 @@ impl Commit {
             at += bytes.len();
             self.stored.push(Stored {
                 entry,
-                row: number,
+                home: Home::Journal(number),
                 at: begins,
                 bytes,
             });
@@ -104,13 +107,16 @@ impl Commit {
     pub(super) fn apply(self, state: &mut State) {
         state.rows.extend(self.row);
         for stored in self.stored {
-            state.append(&stored.entry, stored.row, stored.at, Some(stored.bytes));
+            state.append(&stored.entry, stored.home, stored.at, Some(stored.bytes));
         }
     }
 
     /// How many journal rows and segments it adds.
     pub(super) fn rows(&self) -> usize {
-        let segments = self.stored.iter().filter(|stored| stored.row == SEGMENT);
+        let segments = self
+            .stored
+            .iter()
+            .filter(|stored| matches!(stored.home, Home::Segment { .. }));
         segments.count() + usize::from(self.has_row())
     }
 
@@ -127,6 +133,7 @@ fn stamped(
     append_time: Option<i64>,
     now: Now,
 ) -> (BatchEntry, Bytes) {
+    let packed = matches!(run, Run::Records(..));
     let (base_offset, records, mut max_timestamp, mut bytes) = match run {
         Run::Records(base_offset, packer) => {
             let (records, newest) = (packer.records(), packer.max_timestamp());
@@ -151,6 +158,7 @@ fn stamped(
         base_offset,
         records,
         bytes: bytes.len() as u32,
+        packed,
         max_timestamp,
         append_ms: now.wall_ms,
         leader_epoch,

@@ -6,6 +6,7 @@
 //! headwater.ring                its newest commits (`ringed`)
 //! headwater.data/               its batches (`bodies`), in numbered files: none of the three is whole without the others
 //! headwater.redb.new            a database in the making, and its ring; never opened, removed at the next start
+//! headwater.redb.format-N       the database as it was before it was brought from format N to a newer one, and its ring
 //! headwater.redb.damaged-N      the N-th database that was set aside, its ring and its batches; never touched again
 //! GENERATION                    how many databases were set aside, also when those files are gone
 //! ```
@@ -18,7 +19,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::disk::Disk;
 use super::disk::{CopyOnWriteDisk, DirectDisk, FileDisk};
-use super::layout::{FORMAT, Fields, damaged};
+use super::layout::{FORMAT, FORMAT_OLDEST, Fields, damaged};
 use super::redb::RedbStore;
 use super::ring::{RING_BYTES, Ring};
 use super::ringed::{RingedStore, Sizes, new_ring};
@@ -43,6 +44,8 @@ const META_GENERATION: &[u8] = b"generation";
 /// What a store says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
+    /// The format that it is written in.
+    pub format: u32,
     /// Random, given when the first store of the directory was made.
     pub store_id: [u8; 16],
     /// Stores that were lost before it.
@@ -186,7 +189,7 @@ impl Directory {
         let store = RedbStore::open(FileDisk(file), self.cache_bytes, false)?;
         let mut ops = new_ring(ring_id).to_vec();
         ops.extend([
-            Op::put(Map::Meta, META_FORMAT, FORMAT.to_be_bytes().to_vec()),
+            format_op(),
             Op::put(Map::Meta, META_STORE_ID, self.store_id.to_vec()),
             Op::put(Map::Meta, META_GENERATION, self.generation().to_be_bytes().to_vec()),
         ]);
@@ -224,6 +227,18 @@ impl Directory {
         Ok(aside)
     }
 
+    /// Copies the database and its ring before they are brought from a format to the next: the way back. The data files are the
+    /// same for both. No commit was made since the database was opened.
+    fn keep_copy(&self, format: u32) -> Result<(), IoError> {
+        for name in [RING, DATABASE] {
+            let making = self.path.join(format!("{name}.format-{format}.new"));
+            fs::copy(self.path.join(name), &making)?;
+            File::open(&making)?.sync_all()?;
+            fs::rename(&making, self.path.join(format!("{name}.format-{format}")))?;
+        }
+        self.sync()
+    }
+
     /// New for every ring, and known to nobody outside.
     fn ring_id(&self) -> [u8; 16] {
         let mut id = self.ring_seed;
@@ -258,7 +273,18 @@ impl Depot for Directory {
         let ring = DirectDisk::open(&self.path.join(RING)).map_err(|error| ring_gone(&error))?;
         let database = RedbStore::open(FileDisk(file), self.cache_bytes, verify)?;
         // Before the ring is looked at: a newer one may look different.
-        let identity = identity(&database)?;
+        let mut identity = identity(&database)?;
+        if identity.format != FORMAT {
+            self.keep_copy(identity.format).map_err(|error| io(&error))?;
+            tracing::info!(
+                from = identity.format,
+                to = FORMAT,
+                "the store is brought to this headwater's format; {DATABASE}.format-{} is what it was",
+                identity.format
+            );
+            database.commit(&[format_op()])?;
+            identity.format = FORMAT;
+        }
         let store = RingedStore::open(database, ring, Folder::new(self.path.join(DATA)), Sizes::default())?;
         Ok((Box::new(store), identity))
     }
@@ -338,14 +364,19 @@ pub fn identity(store: &dyn Store) -> Result<Identity, StoreError> {
         value.ok_or_else(|| damaged(format!("it does not say its {}", String::from_utf8_lossy(key))))
     };
     let found = Fields(&meta(META_FORMAT)?).u32()?;
-    if found != FORMAT {
+    if !(FORMAT_OLDEST..=FORMAT).contains(&found) {
         return Err(StoreError::Format { found, known: FORMAT });
     }
     let store_id = meta(META_STORE_ID)?.try_into();
     Ok(Identity {
+        format: found,
         store_id: store_id.map_err(|_| damaged("its id is not 16 bytes"))?,
         generation: Fields(&meta(META_GENERATION)?).u32()?,
     })
+}
+
+fn format_op() -> Op {
+    Op::put(Map::Meta, META_FORMAT, FORMAT.to_be_bytes().to_vec())
 }
 
 fn io(error: &IoError) -> StoreError {

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::depot::{self, DATA};
-use super::layout::{FORMAT, Fields};
+use super::layout::Fields;
 use super::loss::LossFound;
 use super::store::{Map, Store, StoreError};
 use super::survey::{CheckedPartition, DamagedRange, Findings, Survey, SurveyError};
@@ -137,7 +137,7 @@ pub fn inspect(directory: &Path) -> Result<InspectReport, SurveyError> {
     let mut survey = Survey::open(directory)?;
     let mut report = InspectReport {
         store: survey.identity.map(|identity| StoreFound {
-            format: FORMAT,
+            format: identity.format,
             generation: identity.generation,
             store_id: hex(&identity.store_id),
             journal_rows: survey.journal_rows,

@@ -7,23 +7,42 @@
 //!                  entries x (topic key u32, partition u32, base offset u64, records u32, bytes u32, max timestamp i64,
 //!                             leader epoch i32)
 //! journal body     the batches, in the same order
-//! segment key      topic key u32 | partition u32 | base offset u64
-//! segment head     crc-32c u32 of the rest | records u32 | bytes u32 | max timestamp i64 | append time ms i64 | leader epoch i32
-//! segment body     the batch
+//! segment key      topic key u32 | partition u32 | base offset u64 of its first batch
+//! segment head     crc-32c u32 of the rest | batches x (offset - base offset u32, records u32, bytes u32, max timestamp i64,
+//!                             append time ms i64, leader epoch i32)
+//! segment body     the batches, in the same order
 //! partition key    topic key u32 | partition u32                              value: log start offset u64
+//!                  topic key u32 | partition u32 | 1 u8                       value: clean until offset u64
+//! ```
+//!
+//! The top bit of a batch's bytes says that headwater packed it. What format 2 wrote is read for ever: its heads of segments, of one
+//! batch, have no offset.
+//!
+//! ```text
+//! segment head 2   crc-32c u32 of the rest | records u32 | bytes u32 | max timestamp i64 | append time ms i64 | leader epoch i32
 //! ```
 
 use bytes::Bytes;
 
-use super::store::StoreError;
+use super::store::{Map, Op, StoreError};
 
 /// The format written here; a store of a newer one is refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
+/// The oldest one that is read here, and brought to `FORMAT` when it is opened to be served.
+pub const FORMAT_OLDEST: u32 = 2;
 
 /// Bytes of a directory before its entries.
 pub const HEAD_BYTES: usize = 20;
 /// Bytes of one entry.
 pub const ENTRY_BYTES: usize = 36;
+/// Bytes of the head of a segment before its batches.
+const SEGMENT_HEAD_BYTES: usize = 4;
+/// Bytes of one batch in the head of a segment.
+const SEGMENT_ENTRY_BYTES: usize = 32;
+/// Bytes of the head of a segment in format 2.
+const SEGMENT_2_BYTES: usize = 32;
+/// The bit of a batch's bytes that says that headwater packed it. No batch has so many bytes.
+const PACKED: u32 = 1 << 31;
 
 /// A partition, by numbers that are never given twice in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +80,43 @@ impl PartitionKey {
     }
 }
 
+/// A row of `Map::Partitions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// First offset that can be read.
+    LogStart(PartitionKey, u64),
+    /// Everything before this offset lies in segments: what journal rows still name of it was superseded, and offsets that no
+    /// segment names were compacted away.
+    CleanUntil(PartitionKey, u64),
+}
+
+impl Mark {
+    /// Behind the partition in the key of `CleanUntil`.
+    const CLEAN: u8 = 1;
+
+    /// The operation that stores it.
+    pub fn op(self) -> Op {
+        let (partition, offset) = match self {
+            Self::LogStart(partition, offset) | Self::CleanUntil(partition, offset) => (partition, offset),
+        };
+        let mut key = partition.bytes().to_vec();
+        if let Self::CleanUntil(..) = self {
+            key.push(Self::CLEAN);
+        }
+        Op::put(Map::Partitions, key, offset.to_be_bytes().to_vec())
+    }
+
+    /// Reads a row.
+    pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, StoreError> {
+        let (partition, offset) = (PartitionKey::parse(key)?, Fields(value).u64()?);
+        match key.get(8..) {
+            Some([]) => Ok(Self::LogStart(partition, offset)),
+            Some([Self::CLEAN]) => Ok(Self::CleanUntil(partition, offset)),
+            _ => Err(damaged("a row of a partition has no key that one can have")),
+        }
+    }
+}
+
 /// Key in `Map::Journal`.
 pub fn journal_key(row: u64) -> [u8; 8] {
     row.to_be_bytes()
@@ -77,6 +133,8 @@ pub struct BatchEntry {
     pub records: u32,
     /// Its bytes.
     pub bytes: u32,
+    /// Whether headwater packed it, out of records that came one by one.
+    pub packed: bool,
     /// Largest timestamp of its records.
     pub max_timestamp: i64,
     /// When it came in.
@@ -104,13 +162,11 @@ impl Directory {
             out.extend_from_slice(&entry.partition.bytes());
             out.extend_from_slice(&entry.base_offset.to_be_bytes());
             out.extend_from_slice(&entry.records.to_be_bytes());
-            out.extend_from_slice(&entry.bytes.to_be_bytes());
+            out.extend_from_slice(&entry.bytes_field().to_be_bytes());
             out.extend_from_slice(&entry.max_timestamp.to_be_bytes());
             out.extend_from_slice(&entry.leader_epoch.to_be_bytes());
         }
-        let crc = crc32c::crc32c(&out[4..]);
-        out[..4].copy_from_slice(&crc.to_be_bytes());
-        out.into()
+        sealed(out)
     }
 
     /// Reads a directory.
@@ -130,14 +186,17 @@ impl Directory {
         }
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
+            let partition = PartitionKey {
+                topic: fields.u32()?,
+                partition: fields.u32()?,
+            };
+            let (base_offset, records, bytes) = (fields.u64()?, fields.u32()?, fields.u32()?);
             entries.push(BatchEntry {
-                partition: PartitionKey {
-                    topic: fields.u32()?,
-                    partition: fields.u32()?,
-                },
-                base_offset: fields.u64()?,
-                records: fields.u32()?,
-                bytes: fields.u32()?,
+                partition,
+                base_offset,
+                records,
+                bytes: bytes & !PACKED,
+                packed: bytes & PACKED != 0,
                 max_timestamp: fields.i64()?,
                 append_ms,
                 leader_epoch: fields.u32()? as i32,
@@ -156,39 +215,68 @@ fn row_bytes(entries: &[BatchEntry]) -> usize {
     HEAD_BYTES + entries.len() * ENTRY_BYTES + batches
 }
 
-impl BatchEntry {
-    /// The value in `Map::Segments`.
-    pub fn encode_segment(&self) -> Vec<u8> {
-        let mut out = vec![0; 4];
-        out.extend_from_slice(&self.records.to_be_bytes());
-        out.extend_from_slice(&self.bytes.to_be_bytes());
-        out.extend_from_slice(&self.max_timestamp.to_be_bytes());
-        out.extend_from_slice(&self.append_ms.to_be_bytes());
-        out.extend_from_slice(&self.leader_epoch.to_be_bytes());
-        let crc = crc32c::crc32c(&out[4..]);
-        out[..4].copy_from_slice(&crc.to_be_bytes());
-        out
+/// Writes the head of a segment: of batches of one partition, in the order of their offsets, one at least.
+pub fn encode_segment(entries: &[BatchEntry]) -> Bytes {
+    let base_offset = entries.first().map_or(0, |entry| entry.base_offset);
+    let mut out = Vec::with_capacity(SEGMENT_HEAD_BYTES + entries.len() * SEGMENT_ENTRY_BYTES);
+    out.extend_from_slice(&[0; SEGMENT_HEAD_BYTES]);
+    for entry in entries {
+        out.extend_from_slice(&((entry.base_offset - base_offset) as u32).to_be_bytes());
+        out.extend_from_slice(&entry.records.to_be_bytes());
+        out.extend_from_slice(&entry.bytes_field().to_be_bytes());
+        out.extend_from_slice(&entry.max_timestamp.to_be_bytes());
+        out.extend_from_slice(&entry.append_ms.to_be_bytes());
+        out.extend_from_slice(&entry.leader_epoch.to_be_bytes());
     }
+    sealed(out)
+}
 
-    /// Reads an entry of `Map::Segments`.
-    pub fn decode_segment(key: &[u8], value: &[u8]) -> Result<Self, StoreError> {
-        let partition = PartitionKey::parse(key)?;
-        let base_offset = Fields(key.get(8..).unwrap_or_default()).u64()?;
-        let mut fields = Fields(value);
-        let crc = fields.u32()?;
-        if crc != crc32c::crc32c(fields.0) {
-            return Err(damaged("the checksum of a segment's row is wrong"));
-        }
-        Ok(Self {
+/// Reads a row of `Map::Segments`.
+pub fn decode_segment(key: &[u8], value: &[u8]) -> Result<Vec<BatchEntry>, StoreError> {
+    let partition = PartitionKey::parse(key)?;
+    let base_offset = Fields(key.get(8..).unwrap_or_default()).u64()?;
+    let mut fields = Fields(value);
+    if fields.u32()? != crc32c::crc32c(fields.0) {
+        return Err(damaged("the checksum of a segment's row is wrong"));
+    }
+    let alone = value.len() == SEGMENT_2_BYTES;
+    if !alone && (fields.0.is_empty() || !fields.0.len().is_multiple_of(SEGMENT_ENTRY_BYTES)) {
+        return Err(damaged("a segment's row has no length that one can have"));
+    }
+    let mut entries = Vec::with_capacity(fields.0.len() / SEGMENT_ENTRY_BYTES + 1);
+    while !fields.0.is_empty() {
+        let delta = if alone { 0 } else { fields.u32()? };
+        let (records, bytes) = (fields.u32()?, fields.u32()?);
+        entries.push(BatchEntry {
             partition,
-            base_offset,
-            records: fields.u32()?,
-            bytes: fields.u32()?,
+            base_offset: base_offset.saturating_add(u64::from(delta)),
+            records,
+            bytes: bytes & !PACKED,
+            packed: bytes & PACKED != 0,
             max_timestamp: fields.i64()?,
             append_ms: fields.i64()?,
             leader_epoch: fields.u32()? as i32,
-        })
+        });
     }
+    Ok(entries)
+}
+
+impl BatchEntry {
+    fn bytes_field(&self) -> u32 {
+        self.bytes | if self.packed { PACKED } else { 0 }
+    }
+
+    /// The offset after its last one.
+    pub fn offset_next(&self) -> u64 {
+        self.base_offset.saturating_add(u64::from(self.records))
+    }
+}
+
+/// Bytes whose first four become the checksum of the others.
+fn sealed(mut out: Vec<u8>) -> Bytes {
+    let crc = crc32c::crc32c(&out[4..]);
+    out[..4].copy_from_slice(&crc.to_be_bytes());
+    out.into()
 }
 
 /// Reads numbers from the front of bytes.
@@ -235,6 +323,7 @@ mod tests {
             base_offset,
             records: 5,
             bytes: 700,
+            packed: partition == 1,
             max_timestamp: 17,
             append_ms: 99,
             leader_epoch: 1,

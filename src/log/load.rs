@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crate::model::Topic;
 
 use super::draft::Rules;
-use super::layout::{BatchEntry, Directory, Fields, PartitionKey, damaged};
+use super::layout::{BatchEntry, Directory, Fields, Mark, PartitionKey, damaged, decode_segment};
 use super::loss::Loss;
-use super::partition::SEGMENT;
+use super::partition::Home;
 use super::producers::{Producer, Producers};
 use super::state::{Row, State, TopicState};
 use super::store::{Map, Op, Store, StoreError};
@@ -55,11 +55,22 @@ pub(super) fn load(store: &dyn Store, rules: &Rules) -> Result<Loaded, StoreErro
         loaded.topic_key_next = Fields(&next).u32()?;
     }
     load_topics(store, rules, &mut loaded)?;
+    let mut starts = Vec::new();
+    for mark in marks(store)? {
+        match mark {
+            Mark::LogStart(key, log_start) => starts.push((key, log_start)),
+            Mark::CleanUntil(key, clean_until) => {
+                if let Some(partition) = loaded.state.partition_mut(key) {
+                    partition.clean_until = clean_until;
+                }
+            }
+        }
+    }
     let mut batches = Vec::new();
     load_journal(store, &mut loaded, &mut batches)?;
     load_segments(store, &mut loaded, &mut batches)?;
     place(batches, &mut loaded);
-    load_starts(store, &mut loaded)?;
+    advance(&starts, &mut loaded);
     store.scan(Map::Losses, &[], None, &mut |key, value| {
         let (key, loss) = Loss::decode(key, value)?;
         if let Some(partition) = loaded.state.partition_mut(key) {
@@ -102,8 +113,8 @@ fn load_topics(store: &dyn Store, rules: &Rules, loaded: &mut Loaded) -> Result<
     Ok(())
 }
 
-/// A batch, its row (or `SEGMENT`) and where it begins in there.
-type Placed = (BatchEntry, u64, u32);
+/// A batch, its row and where it begins in there.
+type Placed = (BatchEntry, Home, u32);
 
 /// Calls `each` with the number and directory of every journal row.
 pub(super) fn directories(
@@ -120,8 +131,9 @@ fn load_journal(store: &dyn Store, loaded: &mut Loaded, batches: &mut Vec<Placed
     directories(store, &mut |number, directory| {
         let (mut at, mut live) = (0, 0);
         for entry in directory?.entries {
-            if loaded.state.partition(entry.partition).is_some() {
-                batches.push((entry, number, at));
+            let partition = loaded.state.partition(entry.partition);
+            if partition.is_some_and(|partition| entry.base_offset >= partition.clean_until) {
+                batches.push((entry, Home::Journal(number), at));
                 live += 1;
             }
             at += entry.bytes;
@@ -138,39 +150,57 @@ fn load_journal(store: &dyn Store, loaded: &mut Loaded, batches: &mut Vec<Placed
 
 fn load_segments(store: &dyn Store, loaded: &mut Loaded, batches: &mut Vec<Placed>) -> Result<(), StoreError> {
     store.scan(Map::Segments, &[], None, &mut |key, value| {
-        let entry = BatchEntry::decode_segment(key, value)?;
-        if loaded.state.partition(entry.partition).is_some() {
-            batches.push((entry, SEGMENT, 0));
-        } else {
-            loaded
-                .garbage
-                .push(Garbage::Segment(entry.partition, entry.base_offset));
+        let placed = segment(&decode_segment(key, value)?);
+        match placed.first() {
+            Some((entry, ..)) if loaded.state.partition(entry.partition).is_none() => {
+                let (partition, base_offset) = (entry.partition, entry.base_offset);
+                loaded.garbage.push(Garbage::Segment(partition, base_offset));
+            }
+            _ => batches.extend(placed),
         }
         Ok(true)
     })
 }
 
+/// The batches of a segment, each with its place.
+pub(super) fn segment(entries: &[BatchEntry]) -> Vec<Placed> {
+    let base_offset = entries.first().map_or(0, |entry| entry.base_offset);
+    let (mut at, mut left) = (0u32, entries.len());
+    let placed = entries.iter().map(|entry| {
+        left -= 1;
+        let begins = at;
+        at = at.saturating_add(entry.bytes);
+        let last = left == 0;
+        (*entry, Home::Segment { base_offset, last }, begins)
+    });
+    placed.collect()
+}
+
 fn place(mut batches: Vec<Placed>, loaded: &mut Loaded) {
     batches.sort_unstable_by_key(|(entry, ..)| (entry.partition, entry.base_offset));
-    for (entry, row, at) in batches {
-        loaded.state.append(&entry, row, at, None);
+    for (entry, home, at) in batches {
+        loaded.state.append(&entry, home, at, None);
     }
 }
 
-/// Log start offsets last: batches before them are past, though their row is still there for others.
-fn load_starts(store: &dyn Store, loaded: &mut Loaded) -> Result<(), StoreError> {
-    let mut freed = Vec::new();
+/// Where partitions begin, and how far they are clean.
+pub(super) fn marks(store: &dyn Store) -> Result<Vec<Mark>, StoreError> {
+    let mut marks = Vec::new();
     store.scan(Map::Partitions, &[], None, &mut |key, value| {
-        let key = PartitionKey::parse(key)?;
-        let log_start = Fields(value).u64()?;
-        let Some(partition) = loaded.state.partition_mut(key) else {
-            return Ok(true);
-        };
-        freed.extend(partition.advance(log_start).into_iter().map(|batch| (key, batch)));
+        marks.push(Mark::decode(key, value)?);
         Ok(true)
     })?;
-    for (key, batch) in freed {
-        loaded.garbage.extend(loaded.state.release(key, &batch));
+    Ok(marks)
+}
+
+/// Log start offsets last: batches before them are past, though their row is still there for others.
+fn advance(starts: &[(PartitionKey, u64)], loaded: &mut Loaded) {
+    for (key, log_start) in starts {
+        let Some(partition) = loaded.state.partition_mut(*key) else {
+            continue;
+        };
+        for batch in partition.advance(*log_start) {
+            loaded.garbage.extend(loaded.state.release(*key, &batch));
+        }
     }
-    Ok(())
 }

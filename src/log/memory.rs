@@ -30,6 +30,7 @@ impl Depot for MemoryDepot {
     fn open(&self, _verify: bool) -> Result<(Box<dyn Store>, Identity), StoreError> {
         let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         let identity = Identity {
+            format: super::layout::FORMAT,
             store_id: *b"headwater-memory",
             generation: place.1,
         };

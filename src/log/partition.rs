@@ -10,11 +10,56 @@ use super::Bounds;
 use super::layout::BatchEntry;
 use super::loss::Loss;
 
-/// `Indexed::row` of a batch that has a segment row of its own.
-pub const SEGMENT: u64 = u64::MAX;
+/// The row that a batch lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// A journal row.
+    Journal(u64),
+    /// A segment.
+    Segment {
+        /// Offset of its first batch.
+        base_offset: u64,
+        /// Whether this batch is its last one: with it the segment goes.
+        last: bool,
+    },
+}
+
+/// A `Home` in eight bytes. Neither rows nor offsets come near the two topmost bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedHome(u64);
+
+impl PackedHome {
+    const SEGMENT: u64 = 1 << 63;
+    const LAST: u64 = 1 << 62;
+}
+
+impl From<Home> for PackedHome {
+    fn from(home: Home) -> Self {
+        Self(match home {
+            Home::Journal(row) => row & (Self::LAST - 1),
+            Home::Segment { base_offset, last } => {
+                let last = if last { Self::LAST } else { 0 };
+                Self::SEGMENT | last | base_offset & (Self::LAST - 1)
+            }
+        })
+    }
+}
+
+impl From<PackedHome> for Home {
+    fn from(packed: PackedHome) -> Self {
+        let number = packed.0 & (PackedHome::LAST - 1);
+        match packed.0 & PackedHome::SEGMENT {
+            0 => Self::Journal(number),
+            _ => Self::Segment {
+                base_offset: number,
+                last: packed.0 & PackedHome::LAST != 0,
+            },
+        }
+    }
+}
 
 /// One batch in the index: 56 bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Indexed {
     /// Offset of its first record.
     pub base_offset: u64,
@@ -28,8 +73,8 @@ pub struct Indexed {
     pub max_so_far: i64,
     /// When it came in.
     pub append_ms: i64,
-    /// Its journal row, or `SEGMENT`.
-    pub row: u64,
+    /// The row that it lies in.
+    pub home: PackedHome,
     /// Where it begins in the row.
     pub at: u32,
 }
@@ -57,6 +102,8 @@ pub struct TailBatch {
 pub struct PartitionLog {
     /// First offset that can be read.
     pub log_start: u64,
+    /// Everything before this lies in segments, with gaps where records were compacted away.
+    pub clean_until: u64,
     /// The offset of the next record.
     pub offset_next: u64,
     /// Leader epoch.
@@ -76,6 +123,7 @@ impl PartitionLog {
     pub fn new(offset_first: u64, leader_epoch: i32) -> Self {
         Self {
             log_start: offset_first,
+            clean_until: 0,
             offset_next: offset_first,
             leader_epoch,
             bytes: 0,
@@ -95,7 +143,7 @@ impl PartitionLog {
     }
 
     /// Adds a batch that is durable, behind all others.
-    pub fn append(&mut self, entry: &BatchEntry, row: u64, at: u32) {
+    pub fn append(&mut self, entry: &BatchEntry, home: Home, at: u32) {
         assert!(
             entry.base_offset >= self.offset_next,
             "offset {} after {}",
@@ -110,7 +158,7 @@ impl PartitionLog {
             max_timestamp: entry.max_timestamp,
             max_so_far: before.max(entry.max_timestamp),
             append_ms: entry.append_ms,
-            row,
+            home: home.into(),
             at,
         });
         self.offset_next = entry.base_offset + u64::from(entry.records);

@@ -12,7 +12,7 @@ use crate::model::{Code, Offset, Partition, Topic};
 
 use super::desk::storage;
 use super::layout::{PartitionKey, journal_key};
-use super::partition::{Indexed, PartitionLog, SEGMENT};
+use super::partition::{Home, Indexed, PartitionLog};
 use super::shared::Shared;
 use super::state::State;
 use super::store::{Map, Store, StoreError};
@@ -21,6 +21,8 @@ use super::{ReadBatches, ReadRequest, Refused, TimePoint};
 
 /// Reads that wait for the disk at most; one more is refused with `Code::Busy`. Every session has few.
 const WAITING_MAX: usize = 4096;
+/// How often batches are looked for that move while they are read.
+const ATTEMPTS: u32 = 8;
 /// What a lookup by time unpacks at most of one batch.
 const INFLATE_BYTES_MAX: usize = 64 << 20;
 
@@ -180,7 +182,7 @@ fn read_hot(log: &PartitionLog, request: &ReadRequest) -> Result<Option<ReadBatc
     }))
 }
 
-/// Reads from the store. Retention may remove what was just found: then the second look says so.
+/// Reads from the store. What was just found may be removed, or move to another row: then the next look says so.
 fn read_cold(shared: &Shared, request: &ReadRequest) -> Result<ReadBatches, Refused> {
     let mut attempts = 0;
     loop {
@@ -205,7 +207,7 @@ fn read_cold(shared: &Shared, request: &ReadRequest) -> Result<ReadBatches, Refu
                     bounds,
                 });
             }
-            Err(_) if attempts < 3 && moved(shared, request, bounds.log_start) => {}
+            Err(_) if attempts < ATTEMPTS && moved(shared, request, &places) => {}
             Err(error) => return Err(unreadable(shared, error)),
         }
     }
@@ -239,9 +241,10 @@ impl From<StoreError> for Missing {
     }
 }
 
-fn moved(shared: &Shared, request: &ReadRequest, log_start: Offset) -> bool {
+fn moved(shared: &Shared, request: &ReadRequest, places: &[Indexed]) -> bool {
     let state = shared.read_state();
-    partition(&state, &request.topic, request.partition).map_or(true, |(_, log)| log.log_start != log_start.0)
+    let now = partition(&state, &request.topic, request.partition);
+    now.map_or(true, |(_, log)| log.places(request.from.0, request.bytes_max) != places)
 }
 
 /// A batch's bytes with their CRC checked: what a flipped bit on the disk made of them is never served.
@@ -263,27 +266,35 @@ fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed) -> Result<B
 /// The bytes of one batch out of its row.
 pub(super) fn bytes_of(store: &dyn Store, partition: PartitionKey, place: &Indexed) -> Result<Bytes, Missing> {
     let range = place.at as usize..place.at as usize + place.bytes as usize;
-    let read = match place.row {
-        SEGMENT => store.body(Map::Segments, &partition.segment(place.base_offset), range)?,
-        row => store.body(Map::Journal, &journal_key(row), range)?,
+    let read = match place.home.into() {
+        Home::Segment { base_offset, .. } => store.body(Map::Segments, &partition.segment(base_offset), range)?,
+        Home::Journal(row) => store.body(Map::Journal, &journal_key(row), range)?,
     };
     let missing = || Missing::Batch(format!("the batch at {} is not there", place.base_offset));
     read.map(Bytes::from).ok_or_else(missing)
 }
 
 fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Refused> {
-    let mut from = 0;
-    loop {
-        let (key, place, log_start) = {
-            let state = shared.read_state();
-            let (topic, log) = partition(&state, &request.topic, request.partition)?;
-            let Some(place) = log.place_of_time(from, request.timestamp_ms) else {
-                return Ok(None);
-            };
-            let partition = request.partition.0;
-            (PartitionKey { topic, partition }, place, log.log_start)
+    let (mut from, mut attempts) = (0, 0);
+    let find = |from| {
+        let state = shared.read_state();
+        let (topic, log) = partition(&state, &request.topic, request.partition)?;
+        let partition = request.partition.0;
+        let place = log.place_of_time(from, request.timestamp_ms);
+        Ok(place.map(|place| (PartitionKey { topic, partition }, place, log.log_start)))
+    };
+    while let Some((key, place, log_start)) = find(from)? {
+        let bytes = match stored(shared, key, &place) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                attempts += 1;
+                let moved = find(from)?.is_none_or(|(_, now, _)| now != place);
+                if attempts < ATTEMPTS && moved {
+                    continue;
+                }
+                return Err(unreadable(shared, error));
+            }
         };
-        let bytes = stored(shared, key, &place).map_err(|error| unreadable(shared, error))?;
         let records = Batch::parse_trusted(bytes).and_then(|batch| batch.records(INFLATE_BYTES_MAX));
         let records = records.map_err(|error| Refused::new(Code::CorruptBatch, error.to_string()))?;
         let at = |(offset, record): &(Offset, crate::model::Record)| {
@@ -295,10 +306,8 @@ fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Ref
                 timestamp_ms: record.timestamp_ms,
             }));
         }
-        if place.base_offset >= log_start {
-            return Ok(None);
-        }
-        // The log start is within this batch, and the record that it was found for is before it.
+        // The record that it was found for is before the log start, or was compacted away.
         from = place.offset_next();
     }
+    Ok(None)
 }

@@ -8,7 +8,7 @@ use crate::model::{Code, Now, Partition, Topic};
 use super::Refused;
 use super::TopicSettings;
 use super::desk::{Desk, storage};
-use super::layout::{PartitionKey, journal_key};
+use super::layout::{Mark, PartitionKey, journal_key};
 use super::load::Garbage;
 use super::loss::Loss;
 use super::partition::{Indexed, PartitionLog};
@@ -111,7 +111,7 @@ impl Due {
     pub(super) fn bite(&mut self, added: usize, ops: &mut Vec<Op>) {
         let most = if ops.is_empty() { BITE } else { 2 * added.max(1) };
         for (key, log_start) in self.starts.drain(..) {
-            ops.push(Op::put(Map::Partitions, key.bytes(), log_start.to_be_bytes().to_vec()));
+            ops.push(Mark::LogStart(key, log_start).op());
         }
         ops.extend(self.losses.drain(..).map(|(key, loss)| loss.op(key)));
         for (key, id) in self.producers_gone.drain(..) {

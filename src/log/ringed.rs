@@ -243,14 +243,15 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
                         ops.push(Op { map, key, change });
                     }
                     Some(value) => {
+                        if map == Map::Segments {
+                            self.frees(map, key, &mut freed)?;
+                        }
                         bodies.push(value.body.clone());
                         long.push((map, key, &value.head));
                     }
                     None => {
-                        if map.has_bodies()
-                            && let Some(row) = self.database.point(map, key)?
-                        {
-                            freed.extend(Extent::decode(&row)?.0);
+                        if map.has_bodies() {
+                            self.frees(map, key, &mut freed)?;
                         }
                         ops.push(Op::delete(map, key.clone()));
                     }
@@ -269,6 +270,14 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         }
         self.database.commit(&ops)?;
         self.bodies.enter(ledger, entry);
+        Ok(())
+    }
+
+    /// The body that the database has of a key is not needed any more.
+    fn frees(&self, map: Map, key: &[u8], freed: &mut Vec<Extent>) -> Result<(), StoreError> {
+        if let Some(row) = self.database.point(map, key)? {
+            freed.extend(Extent::decode(&row)?.0);
+        }
         Ok(())
     }
 

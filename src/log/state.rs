@@ -11,7 +11,7 @@ use crate::model::Topic;
 use super::TopicInfo;
 use super::layout::{BatchEntry, PartitionKey};
 use super::load::Garbage;
-use super::partition::{Indexed, PartitionLog, SEGMENT, TailBatch};
+use super::partition::{Home, Indexed, PartitionLog, TailBatch};
 use super::topic::{TopicRow, first_offset};
 
 /// A topic with its partitions.
@@ -91,11 +91,11 @@ impl State {
     }
 
     /// Adds a durable batch to its partition, and to the tail cache where its bytes are given.
-    pub(super) fn append(&mut self, entry: &BatchEntry, row: u64, at: u32, bytes: Option<Bytes>) {
+    pub(super) fn append(&mut self, entry: &BatchEntry, home: Home, at: u32, bytes: Option<Bytes>) {
         let Some(partition) = self.partition_mut(entry.partition) else {
             return;
         };
-        partition.append(entry, row, at);
+        partition.append(entry, home, at);
         if let Some(bytes) = bytes {
             let added = bytes.len();
             partition.tail.push_back(TailBatch {
@@ -122,12 +122,13 @@ impl State {
         self.tail_bytes
     }
 
-    /// A batch is past; gives what the store may forget now: its segment, or its row when it was the last one in there.
+    /// A batch is past; gives what the store may forget now: its segment or its row when it was the last one in there.
     pub(super) fn release(&mut self, key: PartitionKey, batch: &Indexed) -> Option<Garbage> {
-        if batch.row == SEGMENT {
-            return Some(Garbage::Segment(key, batch.base_offset));
-        }
-        let at = self.rows.binary_search_by_key(&batch.row, |row| row.number).ok()?;
+        let number = match batch.home.into() {
+            Home::Journal(number) => number,
+            Home::Segment { base_offset, last } => return last.then_some(Garbage::Segment(key, base_offset)),
+        };
+        let at = self.rows.binary_search_by_key(&number, |row| row.number).ok()?;
         let row = self.rows.get_mut(at)?;
         row.live -= 1;
         if row.live > 0 {

@@ -65,7 +65,7 @@ impl Map {
         Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// Whether its values are put by `PutLong`, and only so. A key of it is never put twice.
+    /// Whether its values are put by `PutLong`, and only so. A key of the journal is never put twice.
     pub fn has_bodies(self) -> bool {
         matches!(self, Self::Journal | Self::Segments)
     }

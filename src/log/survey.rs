@@ -15,10 +15,10 @@ use crate::model::batch::{Batch, Header, RecordViews};
 use crate::model::compression::Inflater;
 
 use super::depot::{self, DATABASE, Identity, Looked, OpenError, held_by, look};
-use super::layout::{BatchEntry, Fields, PartitionKey};
-use super::load::{directories, topic_rows};
+use super::layout::{BatchEntry, Mark, PartitionKey, decode_segment};
+use super::load::{directories, marks, segment, topic_rows};
 use super::loss::{Loss, LossFound};
-use super::partition::{Indexed, SEGMENT};
+use super::partition::{Home, Indexed};
 use super::reader::{Missing, bytes_of};
 use super::store::{Map, Store, StoreError};
 use super::topic::{TopicRow, first_offset};
@@ -128,6 +128,8 @@ pub struct Survey {
     pub(super) journal_rows: u64,
     pub(super) segments: u64,
     starts: BTreeMap<PartitionKey, u64>,
+    /// How far partitions are clean.
+    clean: BTreeMap<PartitionKey, u64>,
     places: BTreeMap<PartitionKey, Vec<Place>>,
 }
 
@@ -135,7 +137,7 @@ pub struct Survey {
 #[derive(Clone, Copy, Debug)]
 struct Place {
     entry: BatchEntry,
-    row: u64,
+    home: Home,
     at: u32,
 }
 
@@ -161,6 +163,7 @@ impl Survey {
             journal_rows: 0,
             segments: 0,
             starts: BTreeMap::new(),
+            clean: BTreeMap::new(),
             places: BTreeMap::new(),
         };
         match survey.gather() {
@@ -202,7 +205,7 @@ impl Survey {
         self.topics = topic_rows(&store)?;
         type Part = fn(&mut Survey, &dyn Store) -> Result<(), StoreError>;
         let parts: [(&str, Part); 4] = [
-            ("log start offsets", Self::starts),
+            ("log start offsets", Self::marks),
             ("loss markers", Self::losses),
             ("the journal", Self::journal),
             ("the segments' directory", Self::segments),
@@ -220,11 +223,19 @@ impl Survey {
         Ok(())
     }
 
-    fn starts(&mut self, store: &dyn Store) -> Result<(), StoreError> {
-        store.scan(Map::Partitions, &[], None, &mut |key, value| {
-            self.starts.insert(PartitionKey::parse(key)?, Fields(value).u64()?);
-            Ok(true)
-        })
+    fn marks(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        for mark in marks(store)? {
+            match mark {
+                Mark::LogStart(key, log_start) => self.starts.insert(key, log_start),
+                Mark::CleanUntil(key, clean_until) => self.clean.insert(key, clean_until),
+            };
+        }
+        Ok(())
+    }
+
+    /// Before it everything lies in segments, and offsets that no batch has were compacted away.
+    fn clean_until(&self, key: PartitionKey) -> u64 {
+        self.clean.get(&key).copied().unwrap_or(0)
     }
 
     fn losses(&mut self, store: &dyn Store) -> Result<(), StoreError> {
@@ -251,8 +262,11 @@ impl Survey {
             };
             let mut at = 0u32;
             for entry in directory.entries {
-                let places = self.places.entry(entry.partition).or_default();
-                places.push(Place { entry, row, at });
+                if entry.base_offset >= self.clean_until(entry.partition) {
+                    let places = self.places.entry(entry.partition).or_default();
+                    let home = Home::Journal(row);
+                    places.push(Place { entry, home, at });
+                }
                 at = at.saturating_add(entry.bytes);
             }
             Ok(())
@@ -262,12 +276,13 @@ impl Survey {
     fn segments(&mut self, store: &dyn Store) -> Result<(), StoreError> {
         store.scan(Map::Segments, &[], None, &mut |key, value| {
             self.segments += 1;
-            match BatchEntry::decode_segment(key, value) {
-                Ok(entry) => self.places.entry(entry.partition).or_default().push(Place {
-                    entry,
-                    row: SEGMENT,
-                    at: 0,
-                }),
+            match decode_segment(key, value) {
+                Ok(entries) => {
+                    let partition = PartitionKey::parse(key)?;
+                    let places = segment(&entries).into_iter();
+                    let places = places.map(|(entry, home, at)| Place { entry, home, at });
+                    self.places.entry(partition).or_default().extend(places);
+                }
                 Err(error) => self.unread.push(format!("a segment's entry: {error}")),
             }
             Ok(true)
@@ -311,6 +326,7 @@ impl Survey {
         visitor: &mut dyn Visitor,
     ) -> Result<ControlFlow<()>, StoreError> {
         let log_start = self.starts.get(&key).copied().unwrap_or(first_offset(row.generation));
+        let clean_until = self.clean_until(key);
         let mut checked = CheckedPartition {
             topic: row.name.clone(),
             partition: key.partition,
@@ -329,13 +345,14 @@ impl Survey {
         let mut seen = false;
         for place in self.places.get(&key).into_iter().flatten() {
             let entry = &place.entry;
-            let offset_next = entry.base_offset.saturating_add(u64::from(entry.records));
+            let offset_next = entry.offset_next();
             if offset_next <= log_start {
                 continue;
             }
-            if entry.base_offset > checked.offset_next {
+            let missed = checked.offset_next.max(clean_until);
+            if entry.base_offset > missed {
                 let why = "these offsets are missing".into();
-                visitor.damaged(damaged(checked.offset_next, entry.base_offset, why));
+                visitor.damaged(damaged(missed, entry.base_offset, why));
             }
             if entry.base_offset < checked.offset_next && seen {
                 let why = "these offsets are there twice".into();
@@ -395,7 +412,7 @@ fn stored(store: &Looked, key: PartitionKey, place: &Place) -> Result<Result<Bat
         max_timestamp: entry.max_timestamp,
         max_so_far: entry.max_timestamp,
         append_ms: entry.append_ms,
-        row: place.row,
+        home: place.home.into(),
         at: place.at,
     };
     let bytes: Bytes = match bytes_of(store, key, &indexed) {

@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use std::str::FromStr;
 
 use super::super::bodies::Extent;
-use super::super::layout::{BatchEntry, Directory, PartitionKey, journal_key};
+use super::super::layout::{BatchEntry, Directory, Mark, PartitionKey, decode_segment, encode_segment, journal_key};
 use super::super::producers::{Producer, Sequenced};
-use super::super::store::StoreError;
+use super::super::store::{Change, StoreError};
 
 const STORE: &str = include_str!("../../../tests/golden/store.txt");
 
@@ -52,11 +52,22 @@ impl Vector {
             base_offset: base_offset.try_into().unwrap(),
             records: records.try_into().unwrap(),
             bytes: bytes.try_into().unwrap(),
+            packed: false,
             max_timestamp: max_timestamp.try_into().unwrap(),
             append_ms,
             leader_epoch: leader_epoch.try_into().unwrap(),
         };
-        self.rows("entry").into_iter().map(entry).collect()
+        let mut entries: Vec<BatchEntry> = self.rows("entry").into_iter().map(entry).collect();
+        let packed = self
+            .fields
+            .get("packed")
+            .into_iter()
+            .flatten()
+            .flat_map(|text| text.split(','));
+        for (entry, packed) in entries.iter_mut().zip(packed) {
+            entry.packed = packed == "1";
+        }
+        entries
     }
 }
 
@@ -124,22 +135,48 @@ fn directories_of_journal_rows_are_as_they_were() {
 
 #[test]
 fn segment_rows_are_as_they_were() {
-    for vector in vectors("segment") {
+    for kind in ["segment-2", "segment"] {
+        for vector in vectors(kind) {
+            let [key, value] = &vector.bytes[..] else {
+                panic!("{}", vector.name)
+            };
+            let entries = vector.entries();
+            assert_eq!(
+                entries[0].partition.segment(entries[0].base_offset),
+                *key,
+                "{}",
+                vector.name
+            );
+            if kind == "segment" {
+                assert_eq!(encode_segment(&entries), *value, "{}", vector.name);
+            }
+            assert_eq!(decode_segment(key, value), Ok(entries), "{}", vector.name);
+            every_bit_counts(vector.name, value, |value| decode_segment(key, value));
+        }
+    }
+}
+
+#[test]
+fn rows_of_partitions_are_as_they_were() {
+    for vector in vectors("mark") {
         let [key, value] = &vector.bytes[..] else {
             panic!("{}", vector.name)
         };
-        let [entry] = &vector.entries()[..] else {
+        let mark = match vector.fields.contains_key("log_start") {
+            true => Mark::LogStart(vector.partition(), vector.number("log_start")),
+            false => Mark::CleanUntil(vector.partition(), vector.number("clean_until")),
+        };
+        assert_eq!(Mark::decode(key, value), Ok(mark), "{}", vector.name);
+        let op = mark.op();
+        let Change::Put(slices) = op.change else {
             panic!("{}", vector.name)
         };
-        assert_eq!(entry.partition.segment(entry.base_offset), *key, "{}", vector.name);
-        assert_eq!(entry.encode_segment(), *value, "{}", vector.name);
         assert_eq!(
-            BatchEntry::decode_segment(key, value).as_ref(),
-            Ok(entry),
+            (op.key, slices.concat()),
+            (key.clone(), value.clone()),
             "{}",
             vector.name
         );
-        every_bit_counts(vector.name, value, |value| BatchEntry::decode_segment(key, value));
     }
 }
 

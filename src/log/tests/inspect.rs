@@ -101,7 +101,7 @@ fn everything_is_told_of_a_directory_closed_or_killed_and_not_a_byte_changes() {
         assert!(both() == before);
         assert!(report.sound(), "{report:?}");
         let store = report.store.unwrap();
-        assert_eq!((store.format, store.generation, store.store_id.len()), (2, 0, 32));
+        assert_eq!((store.format, store.generation, store.store_id.len()), (3, 0, 32));
         assert_eq!((store.journal_rows, store.segments), (COUNT - 4 + 1, 4));
         let names: Vec<&str> = report.files.iter().map(|file| file.name.as_str()).collect();
         assert!(names.contains(&DATABASE) && names.contains(&RING), "{names:?}");
