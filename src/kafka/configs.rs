@@ -9,6 +9,7 @@ use crate::kafka_wire::messages::describe_configs_response::{
 use crate::kafka_wire::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use crate::log::TopicInfo;
 use crate::model::Code;
+use crate::model::compression::Codec;
 
 /// Kafka's `ConfigResource.Type`.
 pub(super) const TOPIC: i8 = 2;
@@ -48,6 +49,11 @@ pub(super) fn of_topic(info: &TopicInfo) -> Vec<Setting> {
     } else {
         "CreateTime"
     };
+    let compression = match is.packed_codec {
+        None => "producer",
+        Some(Codec::None) => "uncompressed",
+        Some(codec) => codec.name(),
+    };
     let setting = |name, value: String, kind| {
         let pinned = info.pinned(name).is_some();
         let source = match info.given.iter().any(|given| given == name) {
@@ -65,7 +71,7 @@ pub(super) fn of_topic(info: &TopicInfo) -> Vec<Setting> {
     };
     vec![
         setting("cleanup.policy", is.cleanup_policy.clone(), Type::List),
-        setting("compression.type", "producer".into(), Type::String),
+        setting("compression.type", compression.into(), Type::String),
         setting("max.message.bytes", is.batch_bytes_max.to_string(), Type::Int),
         setting("message.timestamp.type", time.into(), Type::String),
         setting("min.insync.replicas", "1".into(), Type::Int),

@@ -91,6 +91,10 @@ pub(super) struct Bodies<F: Shelf> {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     counts: BTreeMap<u32, Counts>,
+    /// Bytes of bodies of the journal that were written since it was last laid together.
+    pub(super) journal_bytes: u64,
+    /// Journal rows before this key were looked at then.
+    pub(super) journal_from: Vec<u8>,
     /// Files that no row names were looked for.
     swept: bool,
     /// Memory for what is written.
@@ -113,6 +117,10 @@ impl Ledger {
             let (number, mut fields) = (Fields(key).u32()?, Fields(value));
             let (live, len) = (fields.u64()?, fields.u64()?);
             ledger.counts.insert(number, Counts { live, len });
+            Ok(true)
+        })?;
+        database.scan(Map::Journal, &[], None, &mut |_, row| {
+            ledger.journal_bytes += Extent::decode(row)?.0.map_or(0, |extent| u64::from(extent.bytes));
             Ok(true)
         })?;
         Ok(ledger)

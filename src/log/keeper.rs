@@ -1,11 +1,11 @@
 //! Keeps the store: one handle that everybody reads through, and that is dropped and opened anew when it fails.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::depot::{Depot, Identity};
 use super::draft::Rules;
 use super::load::{Loaded, load};
-use super::store::{Op, Store, StoreError};
+use super::store::{Op, Sealer, Store, StoreError};
 use super::usage::Usage;
 
 /// Holder of the store's handle.
@@ -47,6 +47,9 @@ impl Keeper {
         sound: impl Fn(&Loaded) -> Result<(), StoreError>,
     ) -> Result<Opened, StoreError> {
         let mut place = self.store.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = place.as_deref() {
+            store.seal_with(None);
+        }
         *place = None;
         let error = match self
             .open_once(rules, verify)
@@ -65,6 +68,14 @@ impl Keeper {
         *place = Some(store);
         let lost = Some((error, aside));
         Ok(Opened { loaded, identity, lost })
+    }
+
+    /// Who lays the journal of the open store together.
+    pub(super) fn seal_with(&self, sealer: Arc<dyn Sealer>) {
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = store.as_deref() {
+            store.seal_with(Some(sealer));
+        }
     }
 
     /// What the store takes of the disk.

@@ -1,7 +1,7 @@
 //! Opening the log: the store, the state from it, the topics of the configuration; and the same again after the store failed.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use crate::config::{Limits, Storage, TopicDefaults, TopicEntry};
 use crate::metrics::Metrics;
@@ -13,6 +13,7 @@ use super::draft::Rules;
 use super::keeper::{Keeper, Opened};
 use super::load::{Loaded, topic_key_op, topic_op};
 use super::queue::Item;
+use super::sealer::LogSealer;
 use super::shared::Shared;
 use super::state::{State, TopicState};
 use super::store::StoreError;
@@ -219,10 +220,14 @@ impl Desk {
         self.ahead = Default::default();
         self.due = Default::default();
         self.due.add(garbage);
+        self.shared.past.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let mut current = self.shared.write_state();
         state.commit_number = current.commit_number + 1;
         let before = std::mem::replace(&mut *current, state);
         drop(current);
+        // Only now does memory know what is in there.
+        let shared = Arc::downgrade(&self.shared);
+        self.shared.keeper.seal_with(Arc::new(LogSealer { shared }));
         for (name, topic) in &before.topics {
             for partition in 0..topic.info.partitions {
                 let next = self.high_watermark(name, partition);

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::store::{Change, Map, Op};
+use super::store::{Change, LongRow, Map, Op};
 
 /// What was put.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,6 +95,22 @@ impl Overlay {
         for (key, value) in layer.entries.range::<[u8], _>(bounds) {
             older.entries.insert(key.clone(), value.clone());
         }
+    }
+
+    /// The journal rows that it puts, by number.
+    pub(super) fn journal(&self) -> Vec<(u64, LongRow)> {
+        let rows = self
+            .maps
+            .get(&Map::Journal)
+            .into_iter()
+            .flat_map(|layer| &layer.entries);
+        let long = rows.filter_map(|(key, value)| {
+            let number = u64::from_be_bytes(key.as_slice().try_into().ok()?);
+            let Value { head, body } = value.clone()?;
+            let (map, key) = (Map::Journal, key.clone());
+            Some((number, LongRow { map, key, head, body }))
+        });
+        long.collect()
     }
 
     /// What it changes, map by map.

@@ -1,6 +1,6 @@
 //! One partition in memory: its bounds, the index of its batches, and the newest of them whole.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -80,6 +80,20 @@ pub struct Indexed {
 }
 
 impl Indexed {
+    /// Of a batch that lies there. `max_so_far` is its own until it is in an index.
+    pub fn new(entry: &BatchEntry, home: Home, at: u32) -> Self {
+        Self {
+            base_offset: entry.base_offset,
+            records: entry.records,
+            bytes: entry.bytes,
+            max_timestamp: entry.max_timestamp,
+            max_so_far: entry.max_timestamp,
+            append_ms: entry.append_ms,
+            home: home.into(),
+            at,
+        }
+    }
+
     /// The offset after its last record.
     pub fn offset_next(&self) -> u64 {
         self.base_offset + u64::from(self.records)
@@ -151,18 +165,36 @@ impl PartitionLog {
             self.offset_next
         );
         let before = self.index.back().map_or(i64::MIN, |last| last.max_so_far);
-        self.index.push_back(Indexed {
-            base_offset: entry.base_offset,
-            records: entry.records,
-            bytes: entry.bytes,
-            max_timestamp: entry.max_timestamp,
-            max_so_far: before.max(entry.max_timestamp),
-            append_ms: entry.append_ms,
-            home: home.into(),
-            at,
-        });
+        let mut indexed = Indexed::new(entry, home, at);
+        indexed.max_so_far = before.max(entry.max_timestamp);
+        self.index.push_back(indexed);
         self.offset_next = entry.base_offset + u64::from(entry.records);
         self.bytes += u64::from(entry.bytes);
+    }
+
+    /// What lay in these journal rows lies elsewhere now, perhaps in fewer batches; `moved` is in the order of offsets.
+    pub fn resettle(&mut self, gone: &HashSet<u64>, moved: Vec<Indexed>) {
+        let (Some(first), Some(last)) = (moved.first(), moved.last()) else {
+            return;
+        };
+        let (from, until) = (first.base_offset, last.offset_next());
+        let begins = self.index.partition_point(|batch| batch.offset_next() <= from);
+        let ends = self.index.partition_point(|batch| batch.base_offset < until);
+        let behind = self.index.split_off(ends);
+        let stays = |batch: &Indexed| !matches!(batch.home.into(), Home::Journal(row) if gone.contains(&row));
+        let among = self.index.split_off(begins);
+        let before: u64 = among.iter().map(|batch| u64::from(batch.bytes)).sum();
+        let mut among: Vec<Indexed> = among.into_iter().filter(stays).chain(moved).collect();
+        among.sort_unstable_by_key(|batch| batch.base_offset);
+        let after: u64 = among.iter().map(|batch| u64::from(batch.bytes)).sum();
+        self.bytes = self.bytes - before + after;
+        let mut max_so_far = self.index.back().map_or(i64::MIN, |batch| batch.max_so_far);
+        for mut batch in among {
+            max_so_far = max_so_far.max(batch.max_timestamp);
+            batch.max_so_far = max_so_far;
+            self.index.push_back(batch);
+        }
+        self.index.extend(behind);
     }
 
     /// Batches from `from` on out of the tail cache, up to `bytes_max` (one at least); `None` when they are not all there.

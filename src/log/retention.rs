@@ -2,6 +2,7 @@
 //! more is removed from the store, in bites that ride in commits of their own or of others, so that no ack waits long for them.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::PoisonError;
 
 use crate::model::{Code, Now, Partition, Topic};
 
@@ -188,6 +189,8 @@ impl PartitionLog {
 impl Desk {
     /// Keeps the quota as often as it asks; moves log starts and forgets silent producers at most once in a while.
     pub(super) fn look_at_what_is_due(&mut self, now: Now) {
+        let past = std::mem::take(&mut *self.shared.past.lock().unwrap_or_else(PoisonError::into_inner));
+        self.due.add(past);
         if now.mono_us < self.due.look_us {
             if self.keep.asks() {
                 self.keep_the_quota(now);

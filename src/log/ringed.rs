@@ -10,7 +10,8 @@
 //!
 //! A commit above `DIRECT_BYTES` goes past the ring, with all that waits: writing it twice would cost more than it saves.
 
-use std::fmt::Debug;
+use std::collections::HashSet;
+use std::fmt::{self, Debug};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,12 +20,13 @@ use bytes::Bytes;
 
 use super::bodies::{Bodies, Extent, FILE_BYTES, Ledger};
 use super::disk::Disk;
-use super::layout::{Fields, damaged};
+use super::layout::{Fields, damaged, journal_key};
 use super::ops;
 use super::overlay::{Layer, Overlay, Says, Value};
 use super::ring::{self, Applied, RING_BYTES, RING_BYTES_MAX, Record, Ring};
+use super::seal::SealedRow;
 use super::shelf::Shelf;
-use super::store::{Begun, Change, Each, Map, Op, Store, StoreError, of_io};
+use super::store::{Begun, Change, Each, LongRow, Map, Op, Sealer, Sealing, Store, StoreError, of_io};
 
 /// Key in `Map::Meta`: number u64 and CRC u32 of the newest record whose changes are in the database.
 pub(super) const META_APPLIED: &[u8] = b"ring_applied";
@@ -32,13 +34,14 @@ pub(super) const META_APPLIED: &[u8] = b"ring_applied";
 pub(super) const META_RING: &[u8] = b"ring_id";
 /// A larger commit goes past the ring.
 const DIRECT_BYTES: usize = 512 << 10;
+/// The journal in the database is laid together when so much of it is there.
+const JOURNAL_BYTES: u64 = 8 << 20;
 /// A flush is due when so much waits in memory.
 const WAITING_BYTES: usize = 2 << 20;
 /// A larger buffer for records is not kept.
 const RECORD_BYTES_KEPT: usize = 256 << 10;
 
 /// A store over a ring.
-#[derive(Debug)]
 pub struct RingedStore<S: Store + Debug, D: Disk, F: Shelf> {
     database: S,
     bodies: Bodies<F>,
@@ -47,8 +50,9 @@ pub struct RingedStore<S: Store + Debug, D: Disk, F: Shelf> {
     ring_disk: Arc<D>,
     /// Memory of records that are written.
     spare: Mutex<Vec<Record>>,
-    /// Held during a flush. Lock order: `log`, `flushing`, `waiting`.
+    /// Held during a flush. Lock order: `log`, `flushing`, what a `Sealer` holds, `waiting`.
     flushing: Mutex<Ledger>,
+    sealer: Mutex<Option<Arc<dyn Sealer>>>,
     /// What waits is left as it is when the store is dropped.
     only_looks: bool,
     /// After an error nothing is believed until the store was opened anew.
@@ -145,6 +149,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             spare: Mutex::default(),
             log: Mutex::new(Log { ring, found }),
             flushing: Mutex::new(ledger),
+            sealer: Mutex::default(),
             dead: AtomicBool::new(false),
         })
     }
@@ -203,10 +208,72 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             waiting.ring_bytes = 0;
             (Arc::clone(&waiting.leaving), waiting.seq)
         };
-        self.watched(self.bring(&mut ledger, &leaving, seq))?;
-        let mut waiting = self.waiting();
-        waiting.leaving = Arc::default();
-        waiting.applied = seq;
+        let rows = leaving.journal();
+        let sealing = self.watched(self.seal(&rows, false))?;
+        self.watched(self.bring(&mut ledger, &leaving, seq, sealing.as_ref()))?;
+        self.seen(sealing, &mut || {
+            let mut waiting = self.waiting();
+            waiting.leaving = Arc::default();
+            waiting.applied = seq;
+        });
+        Ok(())
+    }
+
+    fn sealer(&self) -> Option<Arc<dyn Sealer>> {
+        lock(&self.sealer).clone()
+    }
+
+    fn seal(&self, rows: &[(u64, LongRow)], all: bool) -> Result<Option<Sealing>, StoreError> {
+        match self.sealer() {
+            Some(sealer) if !rows.is_empty() => sealer.seal(rows, all).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What was brought is found by readers from now on.
+    fn seen(&self, sealing: Option<Sealing>, seen: &mut dyn FnMut()) {
+        match (self.sealer(), sealing) {
+            (Some(sealer), Some(sealing)) => sealer.sealed(sealing, seen),
+            _ => seen(),
+        }
+    }
+
+    /// Lays together what is in the journal of the database, when it is much: what of it was too little, flush by flush, for a
+    /// segment of its own, and what was written before there was anybody to do it.
+    fn lay_together(&self) -> Result<(), StoreError> {
+        let mut ledger = lock(&self.flushing);
+        if ledger.journal_bytes < JOURNAL_BYTES || self.sealer().is_none() {
+            return Ok(());
+        }
+        let (mut rows, mut bytes, mut from) = (Vec::new(), 0, ledger.journal_from.clone());
+        self.database.scan(Map::Journal, &from.clone(), None, &mut |key, row| {
+            let (extent, head) = Extent::decode(row)?;
+            from = [key, &[0]].concat();
+            if let Some(extent) = extent {
+                bytes += u64::from(extent.bytes);
+                rows.push((Fields(key).u64()?, key.to_vec(), extent, Bytes::copy_from_slice(head)));
+            }
+            Ok(bytes < JOURNAL_BYTES)
+        })?;
+        let rows: Vec<(u64, LongRow)> = rows
+            .into_iter()
+            .filter_map(|(number, key, extent, head)| {
+                // What cannot be read stays where it is, for `check` to say so.
+                let body = self.bodies.read(extent, 0..extent.bytes as usize).ok()??;
+                let (map, head, body) = (Map::Journal, vec![head], vec![body.into()]);
+                Some((number, LongRow { map, key, head, body }))
+            })
+            .collect();
+        let sealing = self.watched(self.seal(&rows, true))?;
+        let mut gone = Overlay::default();
+        for number in sealing.iter().flat_map(|sealing| &sealing.consumed) {
+            gone.apply(&Op::delete(Map::Journal, journal_key(*number)));
+        }
+        let applied = self.waiting().applied;
+        self.watched(self.bring(&mut ledger, &gone, applied, sealing.as_ref()))?;
+        ledger.journal_from = from;
+        ledger.journal_bytes = ledger.journal_bytes.saturating_sub(bytes);
+        self.seen(sealing, &mut || ());
         Ok(())
     }
 
@@ -217,13 +284,27 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         let mut overlay = Overlay::default();
         ops.iter().for_each(|op| overlay.apply(op));
         let seq = self.waiting().seq;
-        self.watched(self.bring(&mut ledger, &overlay, seq))?;
+        self.watched(self.bring(&mut ledger, &overlay, seq, None))?;
         log.ring.free(seq.seq);
         Ok(())
     }
 
     /// Makes changes durable in the database and the data files.
-    fn bring(&self, ledger: &mut Ledger, overlay: &Overlay, seq: Applied) -> Result<(), StoreError> {
+    fn bring(
+        &self,
+        ledger: &mut Ledger,
+        overlay: &Overlay,
+        seq: Applied,
+        sealing: Option<&Sealing>,
+    ) -> Result<(), StoreError> {
+        let sealed: Vec<LongRow> = sealing
+            .into_iter()
+            .flat_map(|sealing| sealing.rows.iter().map(SealedRow::long_row))
+            .collect();
+        let consumed: HashSet<Vec<u8>> = sealing
+            .into_iter()
+            .flat_map(|sealing| sealing.consumed.iter().map(|number| journal_key(*number).to_vec()))
+            .collect();
         let (mut ops, mut long, mut bodies, mut freed) = (vec![applied_op(seq)], Vec::new(), Vec::new(), Vec::new());
         for (map, layer) in overlay.layers() {
             for (from, until) in &layer.gone {
@@ -242,6 +323,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
                         let (key, change) = (key.clone(), Change::Put(value.head.clone()));
                         ops.push(Op { map, key, change });
                     }
+                    Some(_) if map == Map::Journal && consumed.contains(key) => {}
                     Some(value) => {
                         if map == Map::Segments {
                             self.frees(map, key, &mut freed)?;
@@ -258,6 +340,12 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
                 }
             }
         }
+        for row in &sealed {
+            bodies.push(row.body.clone());
+            long.push((row.map, &row.key, &row.head));
+        }
+        let journal = long.iter().zip(&bodies).filter(|((map, ..), _)| *map == Map::Journal);
+        let journal_bytes: usize = journal.flat_map(|(_, body)| body).map(Bytes::len).sum();
         // A key that went may lie in a range that went, too.
         freed.sort_unstable();
         freed.dedup();
@@ -270,6 +358,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         }
         self.database.commit(&ops)?;
         self.bodies.enter(ledger, entry);
+        ledger.journal_bytes += journal_bytes as u64;
         Ok(())
     }
 
@@ -449,7 +538,14 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
 
     fn checkpoint(&self) -> Result<(), StoreError> {
         self.alive()?;
-        self.flush()
+        self.flush()?;
+        self.lay_together()
+    }
+
+    fn seal_with(&self, sealer: Option<Arc<dyn Sealer>>) {
+        // One that is sealing is waited for.
+        let _flushing = lock(&self.flushing);
+        *lock(&self.sealer) = sealer;
     }
 }
 
@@ -467,6 +563,15 @@ where
         {
             tracing::warn!(%error, "the last flush failed; the next start does it");
         }
+    }
+}
+
+impl<S: Store + Debug, D: Disk, F: Shelf> Debug for RingedStore<S, D, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RingedStore")
+            .field("database", &self.database)
+            .field("bodies", &self.bodies)
+            .finish_non_exhaustive()
     }
 }
 

@@ -10,6 +10,7 @@ use crate::model::Now;
 use super::checkpoint::Bell;
 use super::draft::Rules;
 use super::keeper::Keeper;
+use super::load::Garbage;
 use super::queue::Queue;
 use super::reader::ReaderQueue;
 use super::state::State;
@@ -45,6 +46,8 @@ pub(super) struct Shared {
     state: RwLock<State>,
     clock: OnceLock<Clock>,
     pub(super) failure: Mutex<Option<StoreError>>,
+    /// Rows that nothing needs any more, found beside the writer, which removes them.
+    pub(super) past: Mutex<Vec<Garbage>>,
     usage: Mutex<Usage>,
     /// Flushes that began.
     flushes: AtomicU64,
@@ -74,6 +77,7 @@ impl Shared {
             state: RwLock::new(state),
             clock: OnceLock::new(),
             failure: Mutex::new(None),
+            past: Mutex::default(),
             usage: Mutex::default(),
             flushes: AtomicU64::new(0),
         }

@@ -5,6 +5,7 @@
 //! is not trusted again: `keeper` drops it and opens the store anew.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -207,6 +208,38 @@ pub struct Begun {
     pub(super) place: Place,
 }
 
+/// A row with a body.
+#[derive(Clone, Debug)]
+pub struct LongRow {
+    /// Where.
+    pub map: Map,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value, in slices.
+    pub head: Vec<Bytes>,
+    /// Its body, in slices.
+    pub body: Vec<Bytes>,
+}
+
+/// Rows that take the place of others.
+pub struct Sealing {
+    /// The journal rows that they take the place of.
+    pub(super) consumed: Vec<u64>,
+    /// They.
+    pub(super) rows: Vec<super::seal::SealedRow>,
+}
+
+/// Lays journal rows together, on their way from memory to the disk or later.
+pub trait Sealer: Send + Sync {
+    /// What is to be stored in the place of these journal rows, which come by number; with `all`, nothing of them in the journal.
+    /// Rows that it does not consume stay as they are.
+    fn seal(&self, rows: &[(u64, LongRow)], all: bool) -> Result<Sealing, StoreError>;
+
+    /// It is durable. `seen` makes readers of the store find the new rows and no old ones; it is called at once with whatever makes
+    /// readers look for the new ones.
+    fn sealed(&self, sealing: Sealing, seen: &mut dyn FnMut());
+}
+
 /// Called for every entry of a scan, in key order; `false` ends it.
 pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
 
@@ -254,6 +287,9 @@ pub trait Store: Send + Sync {
     fn checkpoint(&self) -> Result<(), StoreError> {
         Ok(())
     }
+
+    /// Who lays journal rows together from now on; nobody with `None`.
+    fn seal_with(&self, _sealer: Option<Arc<dyn Sealer>>) {}
 }
 
 /// The first key after all that begin with `prefix`; `None` when there is no such key.

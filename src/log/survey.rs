@@ -405,16 +405,7 @@ impl Survey {
 /// A stored batch, or what is wrong with it.
 fn stored(store: &Looked, key: PartitionKey, place: &Place) -> Result<Result<Batch, String>, StoreError> {
     let entry = &place.entry;
-    let indexed = Indexed {
-        base_offset: entry.base_offset,
-        records: entry.records,
-        bytes: entry.bytes,
-        max_timestamp: entry.max_timestamp,
-        max_so_far: entry.max_timestamp,
-        append_ms: entry.append_ms,
-        home: place.home.into(),
-        at: place.at,
-    };
+    let indexed = Indexed::new(entry, place.home, place.at);
     let bytes: Bytes = match bytes_of(store, key, &indexed) {
         Ok(bytes) => bytes,
         Err(Missing::Batch(why)) => return Ok(Err(why)),

@@ -21,6 +21,7 @@ mod machine;
 mod quota;
 mod retention;
 mod ring;
+mod sealing;
 mod writer;
 
 #[derive(Default)]

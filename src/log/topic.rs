@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::{Shed, TopicDefaults, TopicEntry};
+use crate::model::compression::Codec;
 use crate::model::{Code, Topic, nearest};
 
 use super::{Refused, SettingChange};
@@ -37,6 +38,8 @@ pub struct TopicSettings {
     pub log_append_time: bool,
     /// `cleanup.policy` as given: `delete`, `compact` or `compact,delete`. Compaction itself is not there yet.
     pub cleanup_policy: String,
+    /// `compression.type`, of what headwater packs itself; `None` where it is up to headwater. A producer's batches keep theirs.
+    pub packed_codec: Option<Codec>,
     /// 0 is shed first when the quota is reached, 9 last.
     pub priority: u8,
     /// `shed`: what goes when the quota is reached and it is this topic's turn.
@@ -108,6 +111,7 @@ impl TopicRow {
             batch_bytes_max: defaults.batch_bytes_max,
             log_append_time: false,
             cleanup_policy: CLEANUP_POLICY.into(),
+            packed_codec: None,
             priority: defaults.priority,
             shed: Shed::default(),
         };
@@ -186,9 +190,17 @@ fn set(settings: &mut TopicSettings, name: &str, value: &str) -> Result<(), Refu
         }
         "shed" => settings.shed = Shed::parse(value).ok_or_else(|| bad("oldest or refuse"))?,
         "compression.type" => {
-            if value != "producer" {
-                return Err(bad("producer: batches keep the compression that their producer chose"));
-            }
+            settings.packed_codec = match value {
+                "producer" => None,
+                "uncompressed" => Some(Codec::None),
+                "lz4" => Some(Codec::Lz4),
+                "zstd" => Some(Codec::Zstd),
+                _ => {
+                    return Err(bad(
+                        "producer, lz4, zstd or uncompressed: for what headwater packs itself; a producer's batches keep theirs",
+                    ));
+                }
+            };
         }
         // How headwater lays out its store is its own affair: a number is taken and means nothing.
         "segment.bytes" | "segment.ms" => {

@@ -60,6 +60,8 @@ pub struct LogMetrics {
     pub shed_records: Counter,
     /// Bytes of them.
     pub shed_bytes: Counter,
+    /// Bytes of batches that were laid together by partition.
+    pub sealed_bytes: Counter,
 }
 
 /// A code as a label.
@@ -97,6 +99,7 @@ impl Default for LogMetrics {
             quota_bytes: Gauge::default(),
             shed_records: Counter::default(),
             shed_bytes: Counter::default(),
+            sealed_bytes: Counter::default(),
         }
     }
 }
@@ -136,6 +139,11 @@ impl LogMetrics {
     pub fn shed(&self, records: u64, bytes: u64) {
         self.shed_records.inc_by(records);
         self.shed_bytes.inc_by(bytes);
+    }
+
+    /// Batches were laid together by partition.
+    pub fn sealed(&self, bytes: u64) {
+        self.sealed_bytes.inc_by(bytes);
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
@@ -191,5 +199,7 @@ impl LogMetrics {
         let shed = self.shed_records.clone();
         r.register("shed_records", "Records given up for the quota", shed);
         r.register("shed_bytes", "Bytes given up for the quota", self.shed_bytes.clone());
+        let sealed = self.sealed_bytes.clone();
+        r.register("sealed_bytes", "Bytes of batches laid together by partition", sealed);
     }
 }

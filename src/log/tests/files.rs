@@ -175,7 +175,9 @@ fn the_space_of_what_is_past_is_given_back() {
     let spec = TopicSpec {
         name: Topic::parse("t").unwrap(),
         partitions: Some(1),
-        settings: vec![("retention.bytes".into(), "1000000".into())],
+        settings: [("retention.bytes", "1000000"), ("compression.type", "uncompressed")]
+            .map(|(name, value)| (name.into(), value.into()))
+            .to_vec(),
     };
     log.create_topic(spec, Waker::noop()).wait().unwrap();
     let path = folder.path().join(DATA).join("0000000001.data");
