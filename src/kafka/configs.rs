@@ -29,6 +29,7 @@ enum Type {
     String = 2,
     Int = 3,
     Long = 5,
+    Double = 6,
     List = 7,
 }
 
@@ -44,6 +45,7 @@ pub(super) struct Setting {
 /// The settings of a topic.
 pub(super) fn of_topic(info: &TopicInfo) -> Vec<Setting> {
     let is = &info.settings;
+    let compaction = &is.compaction;
     let time = if is.log_append_time {
         "LogAppendTime"
     } else {
@@ -72,8 +74,20 @@ pub(super) fn of_topic(info: &TopicInfo) -> Vec<Setting> {
     vec![
         setting("cleanup.policy", is.cleanup_policy.clone(), Type::List),
         setting("compression.type", compression.into(), Type::String),
+        setting(
+            "delete.retention.ms",
+            compaction.delete_retention_ms.to_string(),
+            Type::Long,
+        ),
+        setting("max.compaction.lag.ms", compaction.lag_ms_max.to_string(), Type::Long),
         setting("max.message.bytes", is.batch_bytes_max.to_string(), Type::Int),
         setting("message.timestamp.type", time.into(), Type::String),
+        setting(
+            "min.cleanable.dirty.ratio",
+            compaction.dirty_ratio_min.to_string(),
+            Type::Double,
+        ),
+        setting("min.compaction.lag.ms", compaction.lag_ms_min.to_string(), Type::Long),
         setting("min.insync.replicas", "1".into(), Type::Int),
         setting("priority", is.priority.to_string(), Type::Int),
         setting("shed", is.shed.name().to_owned(), Type::String),

@@ -61,7 +61,7 @@ fn target(name: &TopicName, cx: &Context<'_>) -> Result<Topic, i16> {
         return Err(Code::InvalidTopic.kafka());
     }
     let info = cx.broker.log.topic(topic.as_str()).ok_or(Code::UnknownTopic.kafka())?;
-    if !info.settings.cleanup_policy.contains("delete") {
+    if !info.settings.is_deleted() {
         return Err(POLICY_VIOLATION);
     }
     Ok(topic)

@@ -9,7 +9,7 @@ use crate::kafka_wire::StrBytes;
 use crate::kafka_wire::messages::produce_request::PartitionProduceData;
 use crate::kafka_wire::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use crate::kafka_wire::messages::{ProduceRequest, ProduceResponse, TopicName};
-use crate::log::{Append, Appended, Committed, Refused, Submission, Ticket, TopicInfo};
+use crate::log::{Append, Appended, Committed, Refused, Submission, Ticket, TopicInfo, TopicSettings};
 use crate::model::batch::{Batch, Header};
 use crate::model::compression::Codec;
 use crate::model::{Code, Output, Partition};
@@ -75,7 +75,7 @@ fn queue(info: Option<&TopicInfo>, data: PartitionProduceData, cx: &Context<'_>)
     };
     let records = data.records.unwrap_or_default();
     let bytes = records.len();
-    let batch = check(records, info.settings.batch_bytes_max, cx)?;
+    let batch = check(records, &info.settings, cx)?;
     let metrics = cx.broker.metrics();
     metrics.produced_bytes.inc_by(bytes as u64);
     metrics
@@ -94,7 +94,8 @@ fn queue(info: Option<&TopicInfo>, data: PartitionProduceData, cx: &Context<'_>)
     Ok(Stage::Queued(cx.broker.log.submit(submission, cx.waker)))
 }
 
-fn check(records: Bytes, batch_bytes_max: usize, cx: &Context<'_>) -> Result<Batch, (i16, String)> {
+fn check(records: Bytes, settings: &TopicSettings, cx: &Context<'_>) -> Result<Batch, (i16, String)> {
+    let batch_bytes_max = settings.batch_bytes_max;
     if records.is_empty() {
         return Err(refuse(Code::InvalidRecord, "no batch in the request"));
     }
@@ -122,7 +123,7 @@ fn check(records: Bytes, batch_bytes_max: usize, cx: &Context<'_>) -> Result<Bat
         return Err(refuse(Code::UnsupportedCompression, "zstd needs Produce version 7"));
     }
     let mut inflater = cx.broker.inflater();
-    let verified = batch.verify_records_with(&mut inflater, RECORDS_BYTES_MAX);
+    let verified = batch.verify_records_with(&mut inflater, RECORDS_BYTES_MAX, settings.is_compacted());
     inflater.shrink(INFLATER_BYTES_KEPT);
     drop(inflater);
     verified.map_err(failed)?;

@@ -249,6 +249,12 @@ impl<'a> Draft<'a> {
                 format!("a record of {bytes} bytes is too large for topic {topic}: max.message.bytes is {bytes_max}");
             return Err(Refused::new(Code::TooLarge, why));
         }
+        if record.key.is_none() && found.info.settings.is_compacted() {
+            let why = format!(
+                "a record without a key is not taken into topic {topic}, which is compacted. Try: a key, or cleanup.policy=delete"
+            );
+            return Err(Refused::new(Code::InvalidRecord, why));
+        }
         self.pressure.check(topic.as_str(), &found.info.settings)?;
         let partitions = found.info.partitions;
         let partition = match &record.key {

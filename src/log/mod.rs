@@ -8,6 +8,7 @@ mod admin;
 mod bodies;
 mod check;
 mod checkpoint;
+mod clean;
 mod commit;
 mod depot;
 mod desk;
@@ -70,7 +71,7 @@ pub use reader::Reader;
 pub use submission::{Append, Appended, Committed, Expect, Refused, StateChange, Submission, Table};
 pub use survey::{CheckedPartition, DamagedRange, Survey, SurveyError, Visitor};
 pub use ticket::Ticket;
-pub use topic::{TopicInfo, TopicSettings, TopicSpec};
+pub use topic::{CompactionSettings, TopicInfo, TopicSettings, TopicSpec};
 pub use watch::{Moves, Watch};
 pub use writer::Writer;
 

@@ -158,7 +158,7 @@ impl PartitionLog {
     /// `deleteRetentionSizeBreachedSegments`, with a batch in the place of a segment.
     fn start_due(&self, settings: &TopicSettings, now: Now) -> u64 {
         let mut start = self.log_start;
-        if !settings.cleanup_policy.contains("delete") {
+        if !settings.is_deleted() {
             return start;
         }
         let mut bytes = self.bytes;

@@ -26,7 +26,7 @@ pub struct TopicInfo {
 }
 
 /// A topic's settings, by Kafka's meaning. -1-like "unlimited" is `None`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TopicSettings {
     /// `retention.ms`.
     pub retention_ms: Option<u64>,
@@ -36,14 +36,52 @@ pub struct TopicSettings {
     pub batch_bytes_max: usize,
     /// `message.timestamp.type=LogAppendTime`.
     pub log_append_time: bool,
-    /// `cleanup.policy` as given: `delete`, `compact` or `compact,delete`. Compaction itself is not there yet.
+    /// `cleanup.policy` as given: `delete`, `compact` or `compact,delete`.
     pub cleanup_policy: String,
     /// `compression.type`, of what headwater packs itself; `None` where it is up to headwater. A producer's batches keep theirs.
     pub packed_codec: Option<Codec>,
+    /// When and how it is compacted, if it is.
+    pub compaction: CompactionSettings,
     /// 0 is shed first when the quota is reached, 9 last.
     pub priority: u8,
     /// `shed`: what goes when the quota is reached and it is this topic's turn.
     pub shed: Shed,
+}
+
+/// Settings of compaction, by Kafka's meaning and with its defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompactionSettings {
+    /// `delete.retention.ms`: how long a tombstone stays after it was first cleaned.
+    pub delete_retention_ms: u64,
+    /// `min.compaction.lag.ms`: a record younger than that stays.
+    pub lag_ms_min: u64,
+    /// `max.compaction.lag.ms`: a record that waits longer is cleaned whatever the dirty ratio.
+    pub lag_ms_max: u64,
+    /// `min.cleanable.dirty.ratio`: the part of a partition, in bytes, that must be new since it was last cleaned; 0 to 1.
+    pub dirty_ratio_min: f64,
+}
+
+impl Default for CompactionSettings {
+    fn default() -> Self {
+        Self {
+            delete_retention_ms: 24 * 60 * 60 * 1000,
+            lag_ms_min: 0,
+            lag_ms_max: i64::MAX as u64,
+            dirty_ratio_min: 0.5,
+        }
+    }
+}
+
+impl TopicSettings {
+    /// Whether old values of a key go.
+    pub fn is_compacted(&self) -> bool {
+        self.cleanup_policy.contains("compact")
+    }
+
+    /// Whether `retention.ms` and `retention.bytes` hold.
+    pub fn is_deleted(&self) -> bool {
+        self.cleanup_policy.contains("delete")
+    }
 }
 
 /// A topic to be made. What is `None` comes from the topic defaults of the configuration.
@@ -83,12 +121,16 @@ pub(super) fn first_offset(generation: u32) -> u64 {
 }
 
 /// Names that are taken.
-const SETTINGS: [&str; 11] = [
+const SETTINGS: [&str; 15] = [
     "retention.ms",
     "retention.bytes",
     "max.message.bytes",
     "message.timestamp.type",
     "cleanup.policy",
+    "delete.retention.ms",
+    "min.compaction.lag.ms",
+    "max.compaction.lag.ms",
+    "min.cleanable.dirty.ratio",
     "priority",
     "shed",
     "compression.type",
@@ -112,11 +154,21 @@ impl TopicRow {
             log_append_time: false,
             cleanup_policy: CLEANUP_POLICY.into(),
             packed_codec: None,
+            compaction: CompactionSettings::default(),
             priority: defaults.priority,
             shed: Shed::default(),
         };
         for (name, value) in &self.settings {
             set(&mut settings, name, value)?;
+        }
+        let CompactionSettings {
+            lag_ms_min, lag_ms_max, ..
+        } = settings.compaction;
+        if lag_ms_min > lag_ms_max {
+            let why = format!(
+                "min.compaction.lag.ms ({lag_ms_min}) is above max.compaction.lag.ms ({lag_ms_max}). Try: a smaller one"
+            );
+            return Err(Refused::new(Code::InvalidConfig, why));
         }
         let mut pinned = Vec::new();
         if let Some(entry) = entry {
@@ -152,6 +204,11 @@ fn set(settings: &mut TopicSettings, name: &str, value: &str) -> Result<(), Refu
         Ok(n) if n >= 0 => Ok(Some(n as u64)),
         _ => Err(bad("a whole number, -1 for no limit")),
     };
+    let milliseconds = |least: u64| {
+        let value = value.parse().ok();
+        let value = value.filter(|ms| (least..=i64::MAX as u64).contains(ms));
+        value.ok_or_else(|| bad("a whole number of milliseconds"))
+    };
     if value.len() > VALUE_BYTES_MAX {
         let why = format!(
             "a value of {name} cannot have {} bytes. Try: a shorter one",
@@ -183,6 +240,13 @@ fn set(settings: &mut TopicSettings, name: &str, value: &str) -> Result<(), Refu
                 ["compact", "delete"] => "compact,delete".into(),
                 _ => return Err(bad("delete, compact, or compact,delete")),
             };
+        }
+        "delete.retention.ms" => settings.compaction.delete_retention_ms = milliseconds(0)?,
+        "min.compaction.lag.ms" => settings.compaction.lag_ms_min = milliseconds(0)?,
+        "max.compaction.lag.ms" => settings.compaction.lag_ms_max = milliseconds(1)?,
+        "min.cleanable.dirty.ratio" => {
+            let ratio = value.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+            settings.compaction.dirty_ratio_min = ratio.ok_or_else(|| bad("a number from 0 to 1"))?;
         }
         "priority" => {
             let priority = value.parse().ok().filter(|priority| *priority <= 9);
@@ -369,7 +433,29 @@ mod tests {
                 .cleanup_policy,
             "compact,delete"
         );
-        assert!(changed("compression.type", "gzip").is_err());
+        let compaction = |name, value| changed(name, value).map(|info| info.settings.compaction);
+        assert_eq!(compaction("delete.retention.ms", "0").unwrap().delete_retention_ms, 0);
+        assert_eq!(compaction("min.compaction.lag.ms", "7").unwrap().lag_ms_min, 7);
+        assert_eq!(compaction("max.compaction.lag.ms", "7").unwrap().lag_ms_max, 7);
+        assert_eq!(
+            compaction("min.cleanable.dirty.ratio", "0.01").unwrap().dirty_ratio_min,
+            0.01
+        );
+        for (name, value) in [
+            ("compression.type", "gzip"),
+            ("delete.retention.ms", "-1"),
+            ("max.compaction.lag.ms", "0"),
+            ("min.cleanable.dirty.ratio", "1.1"),
+            ("min.cleanable.dirty.ratio", "NaN"),
+            // Above max.compaction.lag.ms, however large that is.
+            ("min.compaction.lag.ms", "9223372036854775808"),
+        ] {
+            assert_eq!(
+                changed(name, value).unwrap_err().code,
+                Code::InvalidConfig,
+                "{name}={value}"
+            );
+        }
     }
 
     #[test]

@@ -228,13 +228,15 @@ impl Entry {
     }
 }
 
-/// Whether the stored bytes can go as they are: nothing before `from`, no gaps, no append time, no transaction.
+/// Whether the stored bytes can go as they are: nothing before `from`, no gaps, no append time, no transaction, no delete horizon,
+/// which is the local compaction's and would have tombstones go from the centre by the gateway's time.
 fn passes_through(batch: &Batch, from: Offset) -> bool {
     let header = batch.header();
     batch.base_offset() >= from
         && header.records_count.checked_sub(1) == Some(header.last_offset_delta)
         && !header.is_append_time()
         && !header.is_transactional()
+        && header.delete_horizon_ms().is_none()
 }
 
 /// Records of several batches, to be packed into one.

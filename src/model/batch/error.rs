@@ -81,6 +81,8 @@ pub enum RecordFault {
     HeaderName,
     /// The offset delta does not rise, leaves the batch, or leaves a gap in a producer's batch.
     OffsetDelta,
+    /// It has no key, and its topic is compacted.
+    NoKey,
 }
 
 impl BatchError {
@@ -89,7 +91,7 @@ impl BatchError {
         match self {
             Self::Short { .. } | Self::Length { .. } | Self::Crc { .. } | Self::Compressed { .. } => Code::CorruptBatch,
             Self::Record {
-                fault: RecordFault::OffsetDelta | RecordFault::HeaderName,
+                fault: RecordFault::OffsetDelta | RecordFault::HeaderName | RecordFault::NoKey,
                 ..
             } => Code::InvalidRecord,
             Self::Record { .. } | Self::LeftOver { .. } => Code::CorruptBatch,
@@ -118,6 +120,7 @@ impl fmt::Display for RecordFault {
             Self::LeftOver => "bytes follow the last header",
             Self::HeaderName => "a header name is not UTF-8",
             Self::OffsetDelta => "the offset does not follow",
+            Self::NoKey => "it has no key, and the topic is compacted. Try: a key, or cleanup.policy=delete",
         })
     }
 }

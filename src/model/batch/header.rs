@@ -15,6 +15,7 @@ pub(super) const CRC_FROM: usize = 21;
 pub(super) const APPEND_TIME: i16 = 0x08;
 pub(super) const TRANSACTIONAL: i16 = 0x10;
 pub(super) const CONTROL: i16 = 0x20;
+pub(super) const DELETE_HORIZON: i16 = 0x40;
 
 /// The header of a batch. Field names are Kafka's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub struct Header {
     pub attributes: i16,
     /// Offset of the last record less the base offset; not negative.
     pub last_offset_delta: i32,
-    /// Timestamp of the first record.
+    /// Timestamp of the first record, or the delete horizon where the batch has one. Records count theirs from here.
     pub base_timestamp: i64,
     /// Largest timestamp.
     pub max_timestamp: i64,
@@ -111,6 +112,11 @@ impl Header {
     /// Whether it is a transaction's marker, which no producer may send.
     pub fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
+    }
+
+    /// When the tombstones in it may go, ms since 1970; compaction sets it when it first meets them. Source: KIP-534.
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
     }
 
     /// Whether an idempotent producer made it.

@@ -30,6 +30,7 @@ use super::{Offset, Record, RecordHeader};
 mod error;
 mod header;
 mod pack;
+mod retain;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ mod view;
 pub use error::{BatchError, RecordFault};
 pub use header::{HEADER_BYTES, Header};
 pub use pack::{Packer, pack, pack_compressed, pack_into, packed_bytes, recompress};
+pub use retain::{Retained, retain};
 pub use stamp::{stamp, stamp_append_time, stamp_producer};
 pub use view::{HeaderView, Headers, RecordView, RecordViews};
 
@@ -166,14 +168,19 @@ impl Batch {
     /// over, offsets count up from 0 without a gap, it is no control batch, and sequence fields fit together. Copies no record.
     /// Source: `LogValidator.java`.
     pub fn verify_records(&self, output_bytes_max: usize) -> Result<(), BatchError> {
-        self.verify_records_with(&mut Inflater::default(), output_bytes_max)
+        self.verify_records_with(&mut Inflater::default(), output_bytes_max, false)
     }
 
-    /// As `verify_records`, with a buffer that is used again and again.
-    pub fn verify_records_with(&self, inflater: &mut Inflater, output_bytes_max: usize) -> Result<(), BatchError> {
+    /// As `verify_records`, with a buffer that is used again and again; for a compacted topic every record must be `keyed`.
+    pub fn verify_records_with(
+        &self,
+        inflater: &mut Inflater,
+        output_bytes_max: usize,
+        keyed: bool,
+    ) -> Result<(), BatchError> {
         let header = &self.header;
         header.check_producer()?;
-        for view in self.views(inflater, output_bytes_max)?.without_gaps() {
+        for view in self.views(inflater, output_bytes_max)?.without_gaps().keyed(keyed) {
             view?;
         }
         Ok(())

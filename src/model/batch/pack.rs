@@ -168,7 +168,7 @@ impl Shape {
     }
 }
 
-fn put_length(batch: &mut [u8]) {
+pub(super) fn put_length(batch: &mut [u8]) {
     let length = i32::try_from(batch.len() - LENGTH_EXCLUDES).expect("a batch within 2 GiB");
     put(batch, 8, length.to_be_bytes());
 }
@@ -221,7 +221,7 @@ fn field_bytes(field: Option<&[u8]>) -> usize {
 }
 
 /// Zigzag, so one function serves varint and varlong.
-fn put_varint(out: &mut Vec<u8>, value: i64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, value: i64) {
     let mut raw = zigzag(value);
     while raw > 0x7f {
         out.push(raw as u8 | 0x80);
@@ -230,7 +230,7 @@ fn put_varint(out: &mut Vec<u8>, value: i64) {
     out.push(raw as u8);
 }
 
-fn varint_bytes(value: i64) -> usize {
+pub(super) fn varint_bytes(value: i64) -> usize {
     let bits = 64 - (zigzag(value) | 1).leading_zeros();
     bits.div_ceil(7) as usize
 }

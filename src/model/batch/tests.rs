@@ -106,7 +106,7 @@ fn what_is_packed_reads_back_whatever_the_codec() {
         for codec in CODECS {
             let batch = Batch::parse(Bytes::from(pack_compressed(&records, codec))).expect("ours");
             assert_eq!(batch.header().codec(), Ok(codec));
-            batch.verify_records_with(&mut inflater, MIB).expect("ours");
+            batch.verify_records_with(&mut inflater, MIB, false).expect("ours");
             let read: Vec<_> = batch.records(MIB).expect("ours").into_iter().map(|(_, r)| r).collect();
             assert_eq!(read, records);
             let again = recompress(&batch, Codec::None, MIB).expect("ours");
@@ -299,7 +299,9 @@ fn a_bomb_ends_at_the_bound() {
         assert!(bytes.len() < MIB / 2);
         let batch = Batch::parse(Bytes::from(bytes)).expect("ours");
         let mut inflater = Inflater::default();
-        let refused = batch.verify_records_with(&mut inflater, MIB).expect_err("a bomb");
+        let refused = batch
+            .verify_records_with(&mut inflater, MIB, false)
+            .expect_err("a bomb");
         assert_eq!(refused.code(), Code::TooLarge, "{codec}");
         assert!(inflater.into_buffer().capacity() <= 2 * MIB, "{codec}");
         batch.verify_records(5 * MIB).expect("within the bound");

@@ -19,6 +19,10 @@ pub struct RecordView<'a> {
     pub value: Option<&'a [u8]>,
     /// Headers in order, duplicates kept.
     pub headers: Headers<'a>,
+    /// Its attributes, which no version uses yet.
+    pub(super) attributes: u8,
+    /// Its bytes from the offset delta on.
+    pub(super) rest: &'a [u8],
 }
 
 /// A header in place.
@@ -79,6 +83,7 @@ pub struct RecordViews<'a> {
     count: u32,
     delta_least: i32,
     gaps: bool,
+    keyed: bool,
     over: bool,
 }
 
@@ -94,6 +99,7 @@ impl<'a> RecordViews<'a> {
             count: header.records_count.unsigned_abs(),
             delta_least: 0,
             gaps: true,
+            keyed: false,
             over: false,
         }
     }
@@ -101,6 +107,12 @@ impl<'a> RecordViews<'a> {
     /// From now on a gap between offsets is an error.
     pub(super) fn without_gaps(mut self) -> Self {
         self.gaps = false;
+        self
+    }
+
+    /// From now on a record without a key is an error, if so wanted.
+    pub(super) fn keyed(mut self, keyed: bool) -> Self {
+        self.keyed = keyed;
         self
     }
 
@@ -116,8 +128,9 @@ impl<'a> RecordViews<'a> {
             rest: self.cursor.take(length)?,
             at,
         };
-        body.take(1)?;
+        let attributes = body.take(1)?.first().copied().unwrap_or_default();
         let timestamp_delta = body.varlong()?;
+        let rest = body.rest;
         let offset_delta = body.varint()?;
         let key = body.field()?;
         let value = body.field()?;
@@ -136,6 +149,9 @@ impl<'a> RecordViews<'a> {
         if !in_batch || (!self.gaps && offset_delta != self.delta_least) {
             return Err(RecordFault::OffsetDelta);
         }
+        if self.keyed && key.is_none() {
+            return Err(RecordFault::NoKey);
+        }
         self.delta_least = offset_delta.saturating_add(1);
         // Wrapping, as a Java client adds them up.
         let created = self.base_timestamp.wrapping_add(timestamp_delta);
@@ -145,6 +161,8 @@ impl<'a> RecordViews<'a> {
             key,
             value,
             headers,
+            attributes,
+            rest,
         })
     }
 }
