@@ -2,6 +2,7 @@
 //! on its way to the disk, and answered once it is durable.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -13,6 +14,7 @@ use super::layout::{Mark, PartitionKey};
 use super::load::topic_op;
 use super::state::{State, TopicState};
 use super::store::Op;
+use super::swap::Swap;
 use super::ticket::{Promise, Wakes};
 use super::topic::{TopicRow, altered};
 use super::{Refused, TopicInfo};
@@ -59,6 +61,8 @@ pub type CutAnswers = Vec<Result<Offset, Refused>>;
 pub(super) enum Admin {
     DeleteRecords(Vec<Cut>, Promise<CutAnswers>),
     AlterTopic(TopicChange, Promise<Arc<TopicInfo>>),
+    /// `Break` when the partition is not as it was.
+    Swap(Box<Swap>, Promise<ControlFlow<()>>),
 }
 
 /// What one costs in the queue, and each part of it.
@@ -71,6 +75,7 @@ impl Admin {
         let parts = match self {
             Self::DeleteRecords(cuts, _) => cuts.len(),
             Self::AlterTopic(change, _) => change.settings.len(),
+            Self::Swap(swap, _) => return swap.bytes(),
         };
         ITEM_BYTES.saturating_add(parts.saturating_mul(PART_BYTES))
     }
@@ -80,6 +85,7 @@ impl Admin {
         match self {
             Self::DeleteRecords(_, promise) => promise.keep(Err(refused)),
             Self::AlterTopic(_, promise) => promise.keep(Err(refused)),
+            Self::Swap(_, promise) => promise.keep(Err(refused)),
         }
     }
 }
@@ -116,6 +122,7 @@ impl Desk {
         let waker = match admin {
             Admin::DeleteRecords(cuts, promise) => promise.keep(self.delete_records(&cuts, wakes)),
             Admin::AlterTopic(change, promise) => promise.keep(self.alter_topic(&change, wakes)),
+            Admin::Swap(swap, promise) => promise.keep(self.swap(&swap, wakes)),
         };
         wakes.add(waker);
     }

@@ -13,6 +13,7 @@
 //! segment body     the batches, in the same order
 //! partition key    topic key u32 | partition u32                              value: log start offset u64
 //!                  topic key u32 | partition u32 | 1 u8                       value: clean until offset u64
+//!                  topic key u32 | partition u32 | 2 u8                       value: compacted until offset u64
 //! ```
 //!
 //! The top bit of a batch's bytes says that headwater packed it. What format 2 wrote is read for ever: its heads of segments, of one
@@ -88,20 +89,28 @@ pub enum Mark {
     /// Everything before this offset lies in segments: what journal rows still name of it was superseded, and offsets that no
     /// segment names were compacted away.
     CleanUntil(PartitionKey, u64),
+    /// A pass of compaction has seen everything before this offset: no key is there twice.
+    CompactedUntil(PartitionKey, u64),
 }
 
 impl Mark {
     /// Behind the partition in the key of `CleanUntil`.
     const CLEAN: u8 = 1;
+    /// The same of `CompactedUntil`.
+    const COMPACTED: u8 = 2;
 
     /// The operation that stores it.
     pub fn op(self) -> Op {
         let (partition, offset) = match self {
-            Self::LogStart(partition, offset) | Self::CleanUntil(partition, offset) => (partition, offset),
+            Self::LogStart(partition, offset)
+            | Self::CleanUntil(partition, offset)
+            | Self::CompactedUntil(partition, offset) => (partition, offset),
         };
         let mut key = partition.bytes().to_vec();
-        if let Self::CleanUntil(..) = self {
-            key.push(Self::CLEAN);
+        match self {
+            Self::LogStart(..) => {}
+            Self::CleanUntil(..) => key.push(Self::CLEAN),
+            Self::CompactedUntil(..) => key.push(Self::COMPACTED),
         }
         Op::put(Map::Partitions, key, offset.to_be_bytes().to_vec())
     }
@@ -112,6 +121,7 @@ impl Mark {
         match key.get(8..) {
             Some([]) => Ok(Self::LogStart(partition, offset)),
             Some([Self::CLEAN]) => Ok(Self::CleanUntil(partition, offset)),
+            Some([Self::COMPACTED]) => Ok(Self::CompactedUntil(partition, offset)),
             _ => Err(damaged("a row of a partition has no key that one can have")),
         }
     }

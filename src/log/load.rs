@@ -64,6 +64,11 @@ pub(super) fn load(store: &dyn Store, rules: &Rules) -> Result<Loaded, StoreErro
                     partition.clean_until = clean_until;
                 }
             }
+            Mark::CompactedUntil(key, compacted_until) => {
+                if let Some(partition) = loaded.state.partition_mut(key) {
+                    partition.compacted_until = compacted_until;
+                }
+            }
         }
     }
     let mut batches = Vec::new();

@@ -10,6 +10,7 @@ mod check;
 mod checkpoint;
 mod clean;
 mod commit;
+mod compaction;
 mod depot;
 mod desk;
 mod disk;
@@ -45,6 +46,7 @@ mod state;
 mod store;
 mod submission;
 mod survey;
+mod swap;
 mod ticket;
 mod topic;
 mod usage;
@@ -62,6 +64,7 @@ use crate::model::{Code, Now, Offset, Partition, Topic};
 pub use admin::{Cut, CutAnswers, SettingChange, TopicChange};
 pub use check::{CheckReport, check};
 pub use checkpoint::Checkpointer;
+pub use compaction::Cleaner;
 pub use depot::OpenError;
 pub use inspect::{DataFile, FileOnDisk, InspectReport, StateTable, StoreFound, TopicFound, inspect};
 pub use loss::{Loss, LossFound, LossReason};
@@ -326,6 +329,7 @@ impl Log {
         self.shared.queue.stop();
         self.shared.reader.stop();
         self.shared.bell.stop();
+        self.shared.rest.stop();
     }
 
     fn push(&self, item: Item) {

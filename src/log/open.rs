@@ -18,7 +18,7 @@ use super::shared::Shared;
 use super::state::{State, TopicState};
 use super::store::StoreError;
 use super::ticket::{Wakes, ticket};
-use super::{Checkpointer, Log, Reader, TopicSpec, Writer};
+use super::{Checkpointer, Cleaner, Log, Reader, TopicSpec, Writer};
 
 /// Between two attempts with a store that the disk refuses, microseconds.
 const RETRY_US: u64 = 1_000_000;
@@ -56,6 +56,8 @@ pub struct Opening {
     pub reader: Reader,
     /// Keeps the disk from having to do it inside of a commit.
     pub checkpointer: Checkpointer,
+    /// Compacts.
+    pub cleaner: Cleaner,
 }
 
 impl Log {
@@ -101,11 +103,13 @@ impl Log {
             shared: Arc::clone(&shared),
         };
         let log = Self { shared, inline: None };
+        let cleaner = Cleaner::new(log.clone());
         Ok(Opening {
             log,
             writer,
             reader,
             checkpointer,
+            cleaner,
         })
     }
 }

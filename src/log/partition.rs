@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::model::Offset;
+use crate::model::{Now, Offset};
 
 use super::Bounds;
 use super::layout::BatchEntry;
@@ -98,6 +98,16 @@ impl Indexed {
     pub fn offset_next(&self) -> u64 {
         self.base_offset + u64::from(self.records)
     }
+
+    /// When its newest record is from, by its own word. A timestamp ahead of the clock would never become old: then the time it came
+    /// in counts.
+    pub fn dated_ms(&self, now: Now) -> i64 {
+        if self.max_timestamp > now.wall_ms || self.max_timestamp < 0 {
+            self.append_ms
+        } else {
+            self.max_timestamp
+        }
+    }
 }
 
 /// A batch in the tail cache.
@@ -118,6 +128,8 @@ pub struct PartitionLog {
     pub log_start: u64,
     /// Everything before this lies in segments, with gaps where records were compacted away.
     pub clean_until: u64,
+    /// A pass of compaction has seen everything before this.
+    pub compacted_until: u64,
     /// The offset of the next record.
     pub offset_next: u64,
     /// Leader epoch.
@@ -138,6 +150,7 @@ impl PartitionLog {
         Self {
             log_start: offset_first,
             clean_until: 0,
+            compacted_until: 0,
             offset_next: offset_first,
             leader_epoch,
             bytes: 0,

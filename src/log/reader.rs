@@ -248,7 +248,7 @@ fn moved(shared: &Shared, request: &ReadRequest, places: &[Indexed]) -> bool {
 }
 
 /// A batch's bytes with their CRC checked: what a flipped bit on the disk made of them is never served.
-fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed) -> Result<Bytes, Missing> {
+pub(super) fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed) -> Result<Bytes, Missing> {
     let bytes = shared.lend(|store| match bytes_of(store, partition, place) {
         Err(Missing::Store(error)) => Err(error),
         other => Ok(other),

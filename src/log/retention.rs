@@ -12,7 +12,7 @@ use super::desk::{Desk, storage};
 use super::layout::{Mark, PartitionKey, journal_key};
 use super::load::Garbage;
 use super::loss::Loss;
-use super::partition::{Indexed, PartitionLog};
+use super::partition::{Home, Indexed, PartitionLog};
 use super::producers::{EXPIRY_MS, Producer};
 use super::state::State;
 use super::store::{Change, Map, Op, prefix_until};
@@ -70,6 +70,17 @@ impl Due {
         for batch in past {
             self.past_bytes += u64::from(batch.bytes);
             self.garbage.extend(state.release(key, batch));
+        }
+        self.passes += 1;
+    }
+
+    /// Others took the place of these batches: their segments are gone, and their journal rows go with the last batch in them.
+    pub(super) fn supersede(&mut self, state: &mut State, key: PartitionKey, old: &[Indexed]) {
+        for batch in old {
+            self.past_bytes += u64::from(batch.bytes);
+            if let Home::Journal(_) = batch.home.into() {
+                self.garbage.extend(state.release(key, batch));
+            }
         }
         self.passes += 1;
     }
@@ -164,13 +175,7 @@ impl PartitionLog {
         let mut bytes = self.bytes;
         for batch in &self.index {
             let too_old = settings.retention_ms.is_some_and(|retention_ms| {
-                // A timestamp ahead of the clock would never become old: then the time it came in counts.
-                let stamped = if batch.max_timestamp > now.wall_ms || batch.max_timestamp < 0 {
-                    batch.append_ms
-                } else {
-                    batch.max_timestamp
-                };
-                now.wall_ms.saturating_sub(stamped) > retention_ms.min(i64::MAX as u64) as i64
+                now.wall_ms.saturating_sub(batch.dated_ms(now)) > retention_ms.min(i64::MAX as u64) as i64
             });
             let rest = bytes - u64::from(batch.bytes);
             let too_much = settings

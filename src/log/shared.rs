@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::model::Now;
 
 use super::checkpoint::Bell;
+use super::compaction::Rest;
 use super::draft::Rules;
 use super::keeper::Keeper;
 use super::load::Garbage;
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) keeper: Keeper,
     pub(super) reader: ReaderQueue,
     pub(super) bell: Bell,
+    pub(super) rest: Rest,
     pub(super) metrics: Arc<Metrics>,
     pub(super) rules: RwLock<Rules>,
     commit_bytes_max: usize,
@@ -68,6 +70,7 @@ impl Shared {
             keeper,
             reader: ReaderQueue::default(),
             bell: Bell::default(),
+            rest: Rest::default(),
             metrics,
             rules: RwLock::new(rules),
             commit_bytes_max: storage.commit_bytes_max,

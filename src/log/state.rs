@@ -118,6 +118,26 @@ impl State {
         }
     }
 
+    /// Drops the batches of a partition before an offset from the tail cache: readers are to see what became of them.
+    pub(super) fn forget_tail(&mut self, key: PartitionKey, until: u64) {
+        let Some(partition) = self.partition_mut(key) else {
+            return;
+        };
+        let count = partition.tail.partition_point(|batch| batch.base_offset < until);
+        let bytes = partition
+            .tail
+            .drain(..count)
+            .map(|batch| batch.bytes.len())
+            .sum::<usize>();
+        self.tail_bytes -= bytes;
+        let mut left = count;
+        self.tail_order.retain(|other| {
+            let drops = left > 0 && *other == key;
+            left -= usize::from(drops);
+            !drops
+        });
+    }
+
     pub(super) fn tail_bytes(&self) -> usize {
         self.tail_bytes
     }

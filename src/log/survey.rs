@@ -228,6 +228,7 @@ impl Survey {
             match mark {
                 Mark::LogStart(key, log_start) => self.starts.insert(key, log_start),
                 Mark::CleanUntil(key, clean_until) => self.clean.insert(key, clean_until),
+                Mark::CompactedUntil(..) => None,
             };
         }
         Ok(())
@@ -386,7 +387,7 @@ impl Survey {
                     },
                 )) => {
                     checked.batches += 1;
-                    checked.records += u64::from(entry.records);
+                    checked.records += u64::from(header.records_count.unsigned_abs());
                     checked.bytes += u64::from(entry.bytes);
                     checked.first_ms = checked.first_ms.into_iter().chain(first_ms).min();
                     checked.last_ms = checked.last_ms.max(last_ms);

@@ -1,5 +1,7 @@
 //! Metrics of `log`.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -62,6 +64,18 @@ pub struct LogMetrics {
     pub shed_bytes: Counter,
     /// Bytes of batches that were laid together by partition.
     pub sealed_bytes: Counter,
+    /// Passes of compaction over a partition.
+    pub compactions: Counter,
+    /// Records that compaction removed.
+    pub compacted_records: Counter,
+    /// Bytes of batches that compaction freed.
+    pub compacted_bytes: Counter,
+    /// When the newest pass ended, seconds since 1970.
+    pub compacted_seconds: Gauge,
+    /// The largest part of a compacted partition that no pass has seen, 0 to 1.
+    pub dirty_ratio: Gauge<f64, AtomicU64>,
+    /// Partitions that cannot be compacted because a batch in them does not open.
+    pub uncleanable: Gauge,
 }
 
 /// A code as a label.
@@ -100,6 +114,12 @@ impl Default for LogMetrics {
             shed_records: Counter::default(),
             shed_bytes: Counter::default(),
             sealed_bytes: Counter::default(),
+            compactions: Counter::default(),
+            compacted_records: Counter::default(),
+            compacted_bytes: Counter::default(),
+            compacted_seconds: Gauge::default(),
+            dirty_ratio: Gauge::default(),
+            uncleanable: Gauge::default(),
         }
     }
 }
@@ -144,6 +164,10 @@ impl LogMetrics {
     /// Batches were laid together by partition.
     pub fn sealed(&self, bytes: u64) {
         self.sealed_bytes.inc_by(bytes);
+    /// A pass of compaction over a partition ended at this time, milliseconds since 1970.
+    pub fn compacted(&self, now_ms: i64) {
+        self.compactions.inc();
+        self.compacted_seconds.set(now_ms / 1000);
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
@@ -201,5 +225,28 @@ impl LogMetrics {
         r.register("shed_bytes", "Bytes given up for the quota", self.shed_bytes.clone());
         let sealed = self.sealed_bytes.clone();
         r.register("sealed_bytes", "Bytes of batches laid together by partition", sealed);
+        r.register("compactions", "Passes of compaction", self.compactions.clone());
+        let compacted = self.compacted_records.clone();
+        r.register("compacted_records", "Records removed by compaction", compacted);
+        let compacted = self.compacted_bytes.clone();
+        r.register("compacted_bytes", "Bytes removed by compaction", compacted);
+        let compacted = self.compacted_seconds.clone();
+        r.register(
+            "compacted_timestamp_seconds",
+            "When the newest pass of compaction ended",
+            compacted,
+        );
+        let dirty = self.dirty_ratio.clone();
+        r.register(
+            "dirty_ratio_max",
+            "Largest part of a compacted partition that no pass has seen",
+            dirty,
+        );
+        let uncleanable = self.uncleanable.clone();
+        r.register(
+            "uncleanable_partitions",
+            "Partitions with a batch that does not open, compacted no further",
+            uncleanable,
+        );
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Threads: the caller's runs the executor with every connection, the MQTT hub and the forwarders; two `log-writer` take turns,
 //! one at the disk while the other prepares the next commit; `log-reader` does the reads that the tail cache does not hold;
-//! `log-checkpoint` works off the ring. Name lookups of upstreams use smol's own pool.
+//! `log-checkpoint` works off the ring; `log-cleaner` compacts. Name lookups of upstreams use smol's own pool.
 //!
 //! Lock order: a session takes at most one lock of its room's broker at a time (hub, registry), and calls into `log` with none
 //! held; `log` wakes wakers with none of its locks held. No lock is held across an `.await`.
@@ -123,6 +123,7 @@ pub(crate) fn serve_over(
         writer,
         reader,
         checkpointer,
+        cleaner,
     } = opening;
     let rooms = Rooms::open(config, log.clone(), metrics, clock)?;
     let sockets = bind_all(&rooms.config)?;
@@ -136,6 +137,7 @@ pub(crate) fn serve_over(
         spawn("log-writer", write())?,
         spawn("log-reader", || reader.run())?,
         spawn("log-checkpoint", || checkpointer.run())?,
+        spawn("log-cleaner", || cleaner.run())?,
     ];
     let executor = Rc::new(LocalExecutor::new());
     let served = smol::block_on(executor.run(run(&executor, rooms, sockets, options)));

@@ -173,6 +173,7 @@ impl LogBench {
             writer,
             reader,
             checkpointer,
+            cleaner: _,
         } = Log::open(LogOptions {
             data_dir: dir.to_path_buf(),
             storage: config.storage,
