@@ -164,6 +164,8 @@ impl LogMetrics {
     /// Batches were laid together by partition.
     pub fn sealed(&self, bytes: u64) {
         self.sealed_bytes.inc_by(bytes);
+    }
+
     /// A pass of compaction over a partition ended at this time, milliseconds since 1970.
     pub fn compacted(&self, now_ms: i64) {
         self.compactions.inc();

@@ -162,10 +162,14 @@ fn rows_of_partitions_are_as_they_were() {
         let [key, value] = &vector.bytes[..] else {
             panic!("{}", vector.name)
         };
-        let mark = match vector.fields.contains_key("log_start") {
-            true => Mark::LogStart(vector.partition(), vector.number("log_start")),
-            false => Mark::CleanUntil(vector.partition(), vector.number("clean_until")),
-        };
+        let marks: [(&str, fn(PartitionKey, u64) -> Mark); 3] = [
+            ("log_start", Mark::LogStart),
+            ("clean_until", Mark::CleanUntil),
+            ("compacted_until", Mark::CompactedUntil),
+        ];
+        let field = marks.iter().find(|(field, _)| vector.fields.contains_key(field));
+        let (field, mark) = field.unwrap_or_else(|| panic!("{}", vector.name));
+        let mark = mark(vector.partition(), vector.number(field));
         assert_eq!(Mark::decode(key, value), Ok(mark), "{}", vector.name);
         let op = mark.op();
         let Change::Put(slices) = op.change else {

@@ -246,6 +246,8 @@ impl Centre {
         }
         let batch = Batch::parse(records).expect("one whole batch with a good CRC");
         batch.verify_records(64 << 20).expect("a batch as producers send it");
+        let horizon = batch.header().delete_horizon_ms();
+        assert_eq!(horizon, None, "no producer says when tombstones may go");
         let header = *batch.header();
         assert_eq!(header.base_offset, 0, "as producers send it");
         assert!(!header.is_append_time() && !header.is_transactional());

@@ -1,6 +1,11 @@
 //! What arrives: every record, in order, in the topic and partition it belongs to, as it was.
 
+use bytes::Bytes;
+
 use super::*;
+use crate::model::Record;
+use crate::model::batch::{self, Batch};
+use crate::model::compression::Inflater;
 
 #[test]
 fn records_arrive_in_order_in_a_topic_made_with_the_same_partitions() {
@@ -53,6 +58,46 @@ fn small_batches_go_together() {
         "{} requests",
         world.centre.produce_requests
     );
+}
+
+#[test]
+fn what_compaction_left_of_batches_arrives_as_its_records() {
+    let mut world = World::new();
+    world.topic("t", 1);
+    let records: Vec<Record> = (0..6)
+        .map(|n| Record {
+            key: Some(n.to_string().into()),
+            value: (n != 3).then(|| format!("v{n}").into()),
+            headers: Vec::new(),
+            timestamp_ms: 1_700_000_000_123 + n,
+        })
+        .collect();
+    let whole = Batch::parse(batch::pack(&records).into()).unwrap();
+    let keep: [fn(u64) -> bool; 3] = [|_| true, |offset| offset % 2 == 1, |offset| offset == 3];
+    for (at, keep) in (0..).zip(keep) {
+        let left = batch::retain(&whole, &mut Inflater::default(), 1 << 20, 99, |view| {
+            keep(view.offset.0)
+        });
+        let Ok(batch::Retained::Part(bytes, _)) = left else {
+            panic!("some of it stays, with a delete horizon");
+        };
+        world.append_bytes("t", 0, bytes);
+        // Alone, and packed together.
+        if at == 0 {
+            world.run(10_000, World::acked);
+        }
+    }
+    world.run(10_000, World::acked);
+    let arrived = &world.centre.topics["t"][0].records;
+    let shown = |key: &Option<Bytes>| String::from_utf8(key.clone().unwrap().to_vec()).unwrap();
+    let keys: String = arrived.iter().map(|record| shown(&record.key)).collect();
+    assert_eq!(keys, "012345".to_owned() + "135" + "3");
+    assert!(
+        arrived
+            .iter()
+            .all(|record| record.timestamp_ms - 1_700_000_000_123 == shown(&record.key).parse::<i64>().unwrap())
+    );
+    assert_eq!(world.forwarder.status().lag_records, 0);
 }
 
 #[test]
