@@ -27,14 +27,16 @@ def admin(bootstrap):
 def create(bootstrap, topic, **config):
     config = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.01", "segment.ms": str(SEGMENT_MS), **config}
     config = {name.replace("_", "."): value for name, value in config.items()}
-    admin(bootstrap).create_topics([NewTopic(topic, 1, 1, config=config)])[topic].result(20)
+    client = admin(bootstrap)
+    client.create_topics([NewTopic(topic, 1, 1, config=config)])[topic].result(20)
 
 
 def clean_often(kafka):
     """Apache Kafka's cleaner looks every fifteen seconds unless told otherwise."""
     entry = ConfigEntry("log.cleaner.backoff.ms", "200", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.BROKER, "1", incremental_configs=[entry])
-    (future,) = admin(kafka.bootstrap).incremental_alter_configs([resource]).values()
+    client = admin(kafka.bootstrap)
+    (future,) = client.incremental_alter_configs([resource]).values()
     future.result(20)
 
 

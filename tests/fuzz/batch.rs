@@ -2,9 +2,9 @@
 //! panic and within the bound.
 
 use bytes::Bytes;
-use headwater::model::batch::{Batch, pack_compressed};
+use headwater::model::batch::{Batch, Retained, pack_compressed, retain};
 use headwater::model::compression::{Codec, Inflater};
-use headwater::model::{Record, RecordHeader};
+use headwater::model::{Offset, Record, RecordHeader};
 
 const OUTPUT_BYTES_MAX: usize = 1 << 18;
 
@@ -47,4 +47,20 @@ fn walk(batch: &Batch, inflater: &mut Inflater) {
     let records = batch.records(OUTPUT_BYTES_MAX);
     assert!(strict.is_err() || stored.is_ok(), "strict implies stored");
     assert_eq!(stored.is_ok(), records.is_ok(), "views and records agree");
+    let even = |offset: Offset| offset.0.is_multiple_of(2);
+    match retain(batch, inflater, OUTPUT_BYTES_MAX, 7, |view| even(view.offset)) {
+        Err(_) => assert!(stored.is_err(), "what is sound can be cleaned"),
+        Ok(Retained::Part(bytes, kept)) => {
+            let left = Batch::parse(bytes.into()).expect("a whole batch is left");
+            // Timestamps that are counted from another base may take more bytes.
+            let left = left.records(4 * OUTPUT_BYTES_MAX).expect("and it is sound");
+            assert_eq!(left.len(), kept as usize);
+            let all = records.expect("it was sound before").into_iter();
+            assert!(
+                all.filter(|(offset, _)| even(*offset)).eq(left),
+                "nothing of a record changes"
+            );
+        }
+        Ok(Retained::Whole | Retained::Nothing) => assert!(stored.is_ok()),
+    }
 }

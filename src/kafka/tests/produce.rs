@@ -46,6 +46,30 @@ fn a_batch_is_stored_in_its_own_bytes_and_answered_with_its_offset_in_every_vers
 }
 
 #[test]
+fn a_compacted_topic_takes_no_record_without_a_key() {
+    let house = House::new("");
+    house.make("compacted", 1, &[("cleanup.policy", "compact")]);
+    let mut wire = house.dial();
+    let keyed = Record {
+        key: Some(Bytes::from_static(b"k")),
+        ..record("x", START.wall_ms)
+    };
+    for codec in [Codec::None, Codec::Zstd] {
+        let mixed = pack_compressed(&[keyed.clone(), record("x", START.wall_ms)], codec);
+        let refused = wire.ask(11, &produce("compacted", 0, -1, mixed));
+        assert_eq!(produced(&refused).0, 87);
+        let why = refused.responses[0].partition_responses[0].error_message.clone();
+        assert!(why.is_some_and(|why| why.contains("Try: a key")));
+        let taken = pack_compressed(std::slice::from_ref(&keyed), codec);
+        assert_eq!(produced(&wire.ask(11, &produce("compacted", 0, -1, taken))).0, 0);
+    }
+    assert_eq!(
+        house.log.bounds("compacted", Partition(0)).unwrap().high_watermark,
+        Offset(2)
+    );
+}
+
+#[test]
 fn every_compression_is_taken_and_zstd_only_from_those_who_know_it() {
     let house = House::with_topic("t");
     let mut wire = house.dial();

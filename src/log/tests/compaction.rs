@@ -63,7 +63,7 @@ fn random_batch(rng: &mut fastrand::Rng, next: u64, model: &mut Found) -> Batch 
     let records: Vec<Record> = (0..rng.usize(1..8))
         .map(|_| Record {
             key: Some(vec![b'a' + rng.u8(..15)].into()),
-            value: (rng.u8(..5) > 0).then(|| vec![rng.u8(b'a'..b'z'); rng.usize(..900)].into()),
+            value: (rng.u8(..5) > 0).then(|| vec![rng.u8(b'a'..=b'z'); rng.usize(..900)].into()),
             headers: Vec::new(),
             timestamp_ms: rng.i64(0..5_000),
         })

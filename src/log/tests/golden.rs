@@ -162,7 +162,8 @@ fn rows_of_partitions_are_as_they_were() {
         let [key, value] = &vector.bytes[..] else {
             panic!("{}", vector.name)
         };
-        let marks: [(&str, fn(PartitionKey, u64) -> Mark); 3] = [
+        type Made = fn(PartitionKey, u64) -> Mark;
+        let marks: [(&str, Made); 3] = [
             ("log_start", Mark::LogStart),
             ("clean_until", Mark::CleanUntil),
             ("compacted_until", Mark::CompactedUntil),
