@@ -242,6 +242,8 @@ impl From<StoreError> for Missing {
 }
 
 fn moved(shared: &Shared, request: &ReadRequest, places: &[Indexed]) -> bool {
+    // Their rows may be gone already, and memory be told in a moment.
+    drop(shared.swapping());
     let state = shared.read_state();
     let now = partition(&state, &request.topic, request.partition);
     now.map_or(true, |(_, log)| log.places(request.from.0, request.bytes_max) != places)
@@ -288,6 +290,7 @@ fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Ref
             Ok(bytes) => bytes,
             Err(error) => {
                 attempts += 1;
+                drop(shared.swapping());
                 let moved = find(from)?.is_none_or(|(_, now, _)| now != place);
                 if attempts < ATTEMPTS && moved {
                     continue;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -159,6 +160,8 @@ impl PartitionLog {
 impl Desk {
     /// Puts it in place, durably; `Break` when the partition is not as it was.
     pub(super) fn swap(&mut self, swap: &Swap, wakes: &mut Wakes) -> Result<ControlFlow<()>, Refused> {
+        let shared = Arc::clone(&self.shared);
+        let _swapping = shared.swapping();
         let ops = {
             let state = self.shared.read_state();
             match (swap.place(&state), state.partition(swap.key)) {
