@@ -2,7 +2,6 @@
 //! on its way to the disk, and answered once it is durable.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -14,7 +13,7 @@ use super::layout::{Mark, PartitionKey};
 use super::load::topic_op;
 use super::state::{State, TopicState};
 use super::store::Op;
-use super::swap::Swap;
+use super::swap::{Swap, Swapped};
 use super::ticket::{Promise, Wakes};
 use super::topic::{TopicRow, altered};
 use super::{Refused, TopicInfo};
@@ -61,8 +60,8 @@ pub type CutAnswers = Vec<Result<Offset, Refused>>;
 pub(super) enum Admin {
     DeleteRecords(Vec<Cut>, Promise<CutAnswers>),
     AlterTopic(TopicChange, Promise<Arc<TopicInfo>>),
-    /// `Break` when the partition is not as it was.
-    Swap(Box<Swap>, Promise<ControlFlow<()>>),
+    /// Shared, so that it can come again.
+    Swap(Arc<Swap>, Promise<Swapped>),
 }
 
 /// What one costs in the queue, and each part of it.

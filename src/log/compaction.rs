@@ -5,7 +5,6 @@
 //! `org.apache.kafka.storage.internals.log.LogCleaner` and `LogCleanerManager`, with a batch in the place of a segment.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -19,10 +18,11 @@ use crate::model::compression::Inflater;
 use super::admin::Admin;
 use super::clean::{KeyMap, Moment, clean};
 use super::layout::{BatchEntry, PartitionKey};
+use super::moving::Mover;
 use super::partition::{Home, Indexed, PartitionLog};
 use super::queue::Item;
 use super::reader::{Missing, stored};
-use super::swap::Swap;
+use super::swap::{Swap, Swapped};
 use super::ticket::ticket;
 use super::topic::CompactionSettings;
 use super::{Log, Refused};
@@ -37,6 +37,8 @@ const SEGMENTS_MANY: usize = 8;
 const KEYS_MAX: usize = 7 << 14;
 /// How often batches are looked for that move while they are read.
 const ATTEMPTS: u32 = 8;
+/// How often a piece that met a flush comes again.
+const SWAP_ATTEMPTS: u32 = 64;
 /// Memory for decompressed records that is kept between passes.
 const INFLATER_BYTES_KEPT: usize = 1 << 20;
 /// How much lower the priority of the thread is.
@@ -432,12 +434,18 @@ impl Cleaner {
 
     /// Has the writer put it in place.
     fn swap(&self, swap: Swap) -> Result<(), Halt> {
-        let (promise, ticket) = ticket(Waker::noop());
-        self.log.push(Item::Admin(Admin::Swap(Box::new(swap), promise)));
-        match ticket.wait()? {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Halt::Elsewhere("the partition changed".into())),
+        let swap = Arc::new(swap);
+        for _ in 0..SWAP_ATTEMPTS {
+            let (promise, ticket) = ticket(Waker::noop());
+            let item = Admin::Swap(Arc::clone(&swap), promise);
+            self.log.push(Item::Admin(item));
+            match ticket.wait()? {
+                Swapped::Done => return Ok(()),
+                Swapped::Changed => return Err(Halt::Elsewhere("the partition changed".into())),
+                Swapped::Later => self.log.shared.moving.wait_for(Mover::Seal),
+            }
         }
+        Err(Halt::Elsewhere("flushes leave no room between them".into()))
     }
 }
 

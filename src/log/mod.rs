@@ -24,6 +24,7 @@ mod layout;
 mod load;
 mod loss;
 mod memory;
+mod moving;
 mod open;
 mod ops;
 mod overlay;

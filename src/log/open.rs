@@ -12,6 +12,7 @@ use super::desk::Desk;
 use super::draft::Rules;
 use super::keeper::{Keeper, Opened};
 use super::load::{Loaded, topic_key_op, topic_op};
+use super::moving::Mover;
 use super::queue::Item;
 use super::sealer::LogSealer;
 use super::shared::Shared;
@@ -224,6 +225,8 @@ impl Desk {
         self.ahead = Default::default();
         self.due = Default::default();
         self.due.add(garbage);
+        // A flush of the store before this one does not end any more.
+        self.shared.moving.end(Mover::Seal);
         self.shared.past.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let mut current = self.shared.write_state();
         state.commit_number = current.commit_number + 1;

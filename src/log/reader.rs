@@ -12,6 +12,7 @@ use crate::model::{Code, Offset, Partition, Topic};
 
 use super::desk::storage;
 use super::layout::{PartitionKey, journal_key};
+use super::moving::Mover;
 use super::partition::{Home, Indexed, PartitionLog};
 use super::shared::Shared;
 use super::state::State;
@@ -243,7 +244,7 @@ impl From<StoreError> for Missing {
 
 fn moved(shared: &Shared, request: &ReadRequest, places: &[Indexed]) -> bool {
     // Their rows may be gone already, and memory be told in a moment.
-    drop(shared.swapping());
+    shared.moving.wait_for(Mover::Swap);
     let state = shared.read_state();
     let now = partition(&state, &request.topic, request.partition);
     now.map_or(true, |(_, log)| log.places(request.from.0, request.bytes_max) != places)
@@ -290,7 +291,7 @@ fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Ref
             Ok(bytes) => bytes,
             Err(error) => {
                 attempts += 1;
-                drop(shared.swapping());
+                shared.moving.wait_for(Mover::Swap);
                 let moved = find(from)?.is_none_or(|(_, now, _)| now != place);
                 if attempts < ATTEMPTS && moved {
                     continue;

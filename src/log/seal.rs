@@ -74,10 +74,11 @@ struct Moving {
 }
 
 /// Lays journal rows together: `rows` are their numbers with what they hold. `rule` is `None` for a partition that is not known:
-/// its batches keep their bytes. With `all`, nothing stays in the journal.
+/// its batches keep their bytes. A batch that is `superseded` is left out. With `all`, nothing stays in the journal.
 pub(super) fn seal(
     rows: &[(u64, LongRow)],
     rule: impl Fn(PartitionKey) -> Option<SealRule>,
+    superseded: impl Fn(&BatchEntry) -> bool,
     all: bool,
 ) -> Result<Vec<SealedRow>, StoreError> {
     let mut shares: BTreeMap<PartitionKey, (Option<SealRule>, Vec<Moving>)> = BTreeMap::new();
@@ -86,6 +87,9 @@ pub(super) fn seal(
         for mut entry in Directory::decode(&row.head.concat())?.entries {
             let range = at..at + entry.bytes as usize;
             at = range.end;
+            if superseded(&entry) {
+                continue;
+            }
             let share = shares.entry(entry.partition);
             let (_, moving) = share.or_insert_with(|| (rule(entry.partition), Vec::new()));
             let bytes = cut(&row.body, range);

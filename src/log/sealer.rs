@@ -7,6 +7,7 @@ use crate::model::compression::Codec;
 
 use super::layout::PartitionKey;
 use super::load::{Garbage, segment};
+use super::moving::Mover;
 use super::partition::{Home, Indexed};
 use super::seal::{SealRule, SealedRow, seal};
 use super::shared::Shared;
@@ -24,13 +25,27 @@ impl Sealer for LogSealer {
             let (consumed, rows) = (Vec::new(), Vec::new());
             return Ok(Sealing { consumed, rows });
         };
-        let (known, rules) = {
+        if !shared.moving.begin(Mover::Seal) {
+            let (consumed, rows) = (Vec::new(), Vec::new());
+            return Ok(Sealing { consumed, rows });
+        }
+        let (known, rules, clean) = {
             let state = shared.read_state();
             // One that memory has not learned of yet, or does not need any more, stays.
             let known = rows.iter().filter(|(number, _)| state.row(*number).is_some()).cloned();
-            (known.collect::<Vec<_>>(), rules(&state))
+            (known.collect::<Vec<_>>(), rules(&state), state.clean_until())
         };
-        let sealed = seal(&known, |partition| rules.get(&partition.topic).copied(), all)?;
+        let sealed = seal(
+            &known,
+            |partition| rules.get(&partition.topic).copied(),
+            // Compaction has put others in its place.
+            |entry| {
+                clean
+                    .get(&entry.partition)
+                    .is_some_and(|until| entry.base_offset < *until)
+            },
+            all,
+        )?;
         let consumed = known.into_iter().map(|(number, _)| number).collect();
         Ok(Sealing { consumed, rows: sealed })
     }
@@ -43,6 +58,7 @@ impl Sealer for LogSealer {
         let past = state.resettle(&sealing.consumed, &sealing.rows);
         seen();
         drop(state);
+        shared.moving.end(Mover::Seal);
         let bytes = sealing.rows.iter().flat_map(|row| &row.entries);
         shared
             .metrics
@@ -57,7 +73,7 @@ fn rules(state: &State) -> BTreeMap<u32, SealRule> {
     let rule = |topic: &super::state::TopicState| {
         let settings = &topic.info.settings;
         let rule = SealRule {
-            whole: settings.cleanup_policy.contains("compact"),
+            whole: settings.is_compacted(),
             codec: settings.packed_codec.unwrap_or(Codec::Lz4),
             batch_bytes_max: settings.batch_bytes_max,
         };
@@ -67,6 +83,20 @@ fn rules(state: &State) -> BTreeMap<u32, SealRule> {
 }
 
 impl State {
+    /// How far partitions are clean that compaction has seen.
+    fn clean_until(&self) -> BTreeMap<PartitionKey, u64> {
+        let mut clean = BTreeMap::new();
+        for topic in self.topics.values() {
+            for (partition, log) in (0..).zip(&topic.partitions) {
+                if log.clean_until > 0 {
+                    let topic = topic.key;
+                    clean.insert(PartitionKey { topic, partition }, log.clean_until);
+                }
+            }
+        }
+        clean
+    }
+
     /// A journal row that is needed.
     fn row(&self, number: u64) -> Option<usize> {
         self.rows.binary_search_by_key(&number, |row| row.number).ok()

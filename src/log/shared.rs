@@ -1,7 +1,7 @@
 //! What all handles share.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::metrics::Metrics;
@@ -12,6 +12,7 @@ use super::compaction::Rest;
 use super::draft::Rules;
 use super::keeper::Keeper;
 use super::load::Garbage;
+use super::moving::Moving;
 use super::queue::Queue;
 use super::reader::ReaderQueue;
 use super::state::State;
@@ -28,7 +29,7 @@ const BESIDE_BYTES: usize = 96 << 10;
 /// Reads the clocks; comes from `net` with `Writer::run`.
 pub(super) type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
 
-/// Lock order: `swapping`, `state`, then the keeper's, then the queue's or the watches'. No waker is woken while one is held.
+/// Lock order: `state`, then the keeper's, then the queue's or the watches'. No waker is woken while one is held.
 pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) watches: Arc<Watches>,
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) reader: ReaderQueue,
     pub(super) bell: Bell,
     pub(super) rest: Rest,
+    pub(super) moving: Moving,
     pub(super) metrics: Arc<Metrics>,
     pub(super) rules: RwLock<Rules>,
     commit_bytes_max: usize,
@@ -53,8 +55,6 @@ pub(super) struct Shared {
     usage: Mutex<Usage>,
     /// Flushes that began.
     flushes: AtomicU64,
-    /// Held from the commit that removes rows of batches that others take the place of until memory knows the new ones.
-    swapping: Mutex<()>,
 }
 
 impl Shared {
@@ -73,6 +73,7 @@ impl Shared {
             reader: ReaderQueue::default(),
             bell: Bell::default(),
             rest: Rest::default(),
+            moving: Moving::default(),
             metrics,
             rules: RwLock::new(rules),
             commit_bytes_max: storage.commit_bytes_max,
@@ -85,7 +86,6 @@ impl Shared {
             past: Mutex::default(),
             usage: Mutex::default(),
             flushes: AtomicU64::new(0),
-            swapping: Mutex::default(),
         }
     }
 
@@ -122,11 +122,6 @@ impl Shared {
     pub(super) fn lend<R>(&self, f: impl FnOnce(&dyn Store) -> Result<R, StoreError>) -> Result<R, StoreError> {
         self.keeper
             .with(|store| f(store).inspect_err(|error| self.failed(error)))
-    }
-
-    /// Batches are put in the place of others until this is dropped. Taken before the state's lock.
-    pub(super) fn swapping(&self) -> MutexGuard<'_, ()> {
-        self.swapping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Measures what the store takes of the disk, after the flush of this number.

@@ -2,8 +2,6 @@
 //! removes what they were in and moves the mark up to which the partition is clean; memory learns of it once it is durable.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,6 +12,7 @@ use super::compaction::{entry, segment_of};
 use super::desk::{Desk, storage};
 use super::layout::{BatchEntry, Mark, PartitionKey, encode_segment};
 use super::load::segment;
+use super::moving::Mover;
 use super::partition::{Indexed, PartitionLog};
 use super::state::State;
 use super::store::{Map, Op};
@@ -21,6 +20,17 @@ use super::ticket::Wakes;
 
 /// What the item costs in the queue beside its batches.
 const ITEM_BYTES: usize = 1024;
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Swapped {
+    /// It is in place.
+    Done,
+    /// The partition is not as it was.
+    Changed,
+    /// A flush moves batches just now.
+    Later,
+}
 
 /// Neighbours and what takes their place.
 #[derive(Debug)]
@@ -158,15 +168,22 @@ impl PartitionLog {
 }
 
 impl Desk {
-    /// Puts it in place, durably; `Break` when the partition is not as it was.
-    pub(super) fn swap(&mut self, swap: &Swap, wakes: &mut Wakes) -> Result<ControlFlow<()>, Refused> {
-        let shared = Arc::clone(&self.shared);
-        let _swapping = shared.swapping();
+    /// Puts it in place, durably, if nothing is in the way.
+    pub(super) fn swap(&mut self, swap: &Swap, wakes: &mut Wakes) -> Result<Swapped, Refused> {
+        if !self.shared.moving.begin(Mover::Swap) {
+            return Ok(Swapped::Later);
+        }
+        let swapped = self.put_in_place(swap, wakes);
+        self.shared.moving.end(Mover::Swap);
+        swapped
+    }
+
+    fn put_in_place(&mut self, swap: &Swap, wakes: &mut Wakes) -> Result<Swapped, Refused> {
         let ops = {
             let state = self.shared.read_state();
             match (swap.place(&state), state.partition(swap.key)) {
                 (Some(_), Some(log)) => swap.ops(log),
-                _ => return Ok(ControlFlow::Break(())),
+                _ => return Ok(Swapped::Changed),
             }
         };
         if let Err(error) = self.shared.store(&ops, 0, 0) {
@@ -187,6 +204,6 @@ impl Desk {
         let metrics = &self.shared.metrics.log;
         metrics.compacted_records.inc_by(swap.records_gone);
         metrics.compacted_bytes.inc_by(swap.bytes_gone);
-        Ok(ControlFlow::Continue(()))
+        Ok(Swapped::Done)
     }
 }
