@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use crate::model::{Code, Offset, Partition, Topic};
 
+use super::boots::BootClock;
 use super::desk::{Desk, storage};
 use super::draft::Rules;
 use super::layout::{Mark, PartitionKey};
@@ -59,6 +60,8 @@ pub type CutAnswers = Vec<Result<Offset, Refused>>;
 pub(super) enum Admin {
     DeleteRecords(Vec<Cut>, Promise<CutAnswers>),
     AlterTopic(TopicChange, Promise<Arc<TopicInfo>>),
+    /// What the clock is; nobody waits for it.
+    Clock(BootClock),
 }
 
 /// What one costs in the queue, and each part of it.
@@ -71,6 +74,8 @@ impl Admin {
         let parts = match self {
             Self::DeleteRecords(cuts, _) => cuts.len(),
             Self::AlterTopic(change, _) => change.settings.len(),
+            // It is always taken: what comes behind it is stamped by it.
+            Self::Clock(_) => return 0,
         };
         ITEM_BYTES.saturating_add(parts.saturating_mul(PART_BYTES))
     }
@@ -80,6 +85,7 @@ impl Admin {
         match self {
             Self::DeleteRecords(_, promise) => promise.keep(Err(refused)),
             Self::AlterTopic(_, promise) => promise.keep(Err(refused)),
+            Self::Clock(_) => None,
         }
     }
 }
@@ -116,6 +122,8 @@ impl Desk {
         let waker = match admin {
             Admin::DeleteRecords(cuts, promise) => promise.keep(self.delete_records(&cuts, wakes)),
             Admin::AlterTopic(change, promise) => promise.keep(self.alter_topic(&change, wakes)),
+            // It was turned before; its rows go with the commit of this turn.
+            Admin::Clock(_) => None,
         };
         wakes.add(waker);
     }

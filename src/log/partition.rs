@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::model::Offset;
 
 use super::Bounds;
+use super::boots::ClockMark;
 use super::layout::BatchEntry;
 use super::loss::Loss;
 
@@ -128,6 +129,8 @@ pub struct PartitionLog {
     pub index: VecDeque<Indexed>,
     /// What went before its time, by offset.
     pub losses: Vec<Loss>,
+    /// What was appended before the clock was trusted, by offset.
+    pub(super) marks: Vec<ClockMark>,
     /// The newest batches, without a gap up to the end.
     pub tail: VecDeque<TailBatch>,
 }
@@ -143,6 +146,7 @@ impl PartitionLog {
             bytes: 0,
             index: VecDeque::new(),
             losses: Vec::new(),
+            marks: Vec::new(),
             tail: VecDeque::new(),
         }
     }
@@ -234,11 +238,15 @@ impl PartitionLog {
 
     /// The first batch that begins at or after an offset and has a record at or after a time.
     pub fn place_of_time(&self, from: u64, timestamp_ms: i64) -> Option<Indexed> {
-        let first = self.index.partition_point(|batch| batch.max_so_far < timestamp_ms);
+        // With corrections the largest so far is not known: every batch is asked.
+        let first = match self.marks.is_empty() {
+            true => self.index.partition_point(|batch| batch.max_so_far < timestamp_ms),
+            false => 0,
+        };
         // What retention removed may still be in `max_so_far`: then the batch itself tells.
         self.index
             .range(first..)
-            .find(|batch| batch.base_offset >= from && batch.max_timestamp >= timestamp_ms)
+            .find(|batch| batch.base_offset >= from && self.times(batch).0 >= timestamp_ms)
             .copied()
     }
 }

@@ -61,6 +61,9 @@ impl Due {
     pub(super) fn pass(&mut self, state: &mut State, key: PartitionKey, log_start: u64) -> Vec<Indexed> {
         let past = state.partition_mut(key).map(|log| log.advance(log_start));
         let past = past.unwrap_or_default();
+        let unmarked = state.partition_mut(key).map(PartitionLog::drop_marks);
+        let unmarked = unmarked.into_iter().flatten();
+        self.garbage.extend(unmarked.map(|first| Garbage::ClockMark(key, first)));
         self.take(state, key, &past);
         past
     }
@@ -131,11 +134,12 @@ fn remove(garbage: &Garbage, ops: &mut Vec<Op>) {
         Garbage::Segment(partition, base_offset) => {
             ops.push(Op::delete(Map::Segments, partition.segment(*base_offset)));
         }
+        Garbage::ClockMark(partition, first) => ops.push(Op::delete(Map::Untrusted, partition.segment(*first))),
         Garbage::Topic(topic) => {
             let key = topic.to_be_bytes().to_vec();
             // A topic key never reaches the last possible one.
             let until = prefix_until(&key).expect("a prefix with a number below its largest");
-            for map in [Map::Partitions, Map::Producers, Map::Losses] {
+            for map in [Map::Partitions, Map::Producers, Map::Losses, Map::Untrusted] {
                 let (key, change) = (key.clone(), Change::DeleteUntil(until.clone()));
                 ops.push(Op { map, key, change });
             }
@@ -154,21 +158,23 @@ impl PartitionLog {
         past
     }
 
-    /// Where the log start should be by the topic's settings. Source: `UnifiedLog.deleteRetentionMsBreachedSegments` and
+    /// Where the log start should be by the topic's settings; without a trusted clock by its size alone. Source: `UnifiedLog.deleteRetentionMsBreachedSegments` and
     /// `deleteRetentionSizeBreachedSegments`, with a batch in the place of a segment.
-    fn start_due(&self, settings: &TopicSettings, now: Now) -> u64 {
+    fn start_due(&self, settings: &TopicSettings, trusted: bool, now: Now) -> u64 {
         let mut start = self.log_start;
         if !settings.cleanup_policy.contains("delete") {
             return start;
         }
+        let retention_ms = settings.retention_ms.filter(|_| trusted);
         let mut bytes = self.bytes;
         for batch in &self.index {
-            let too_old = settings.retention_ms.is_some_and(|retention_ms| {
+            let too_old = retention_ms.is_some_and(|retention_ms| {
                 // A timestamp ahead of the clock would never become old: then the time it came in counts.
-                let stamped = if batch.max_timestamp > now.wall_ms || batch.max_timestamp < 0 {
-                    batch.append_ms
+                let (stamped_ms, append_ms) = self.times(batch);
+                let stamped = if stamped_ms > now.wall_ms || stamped_ms < 0 {
+                    append_ms
                 } else {
-                    batch.max_timestamp
+                    stamped_ms
                 };
                 now.wall_ms.saturating_sub(stamped) > retention_ms.min(i64::MAX as u64) as i64
             });
@@ -200,6 +206,9 @@ impl Desk {
         self.due.look_us = now.mono_us.saturating_add(LOOK_US);
         self.expire(now);
         self.keep_the_quota(now);
+        if !self.clock.is_trusted() {
+            return;
+        }
         let old = |last_ms: i64| now.wall_ms.saturating_sub(last_ms) > EXPIRY_MS;
         let due = &mut self.due;
         self.producers.retain(|place, producer| {
@@ -215,9 +224,10 @@ impl Desk {
         let mut moves = Vec::new();
         {
             let state = self.shared.read_state();
+            let trusted = self.clock.is_trusted();
             for topic in state.topics.values() {
                 for (partition, log) in (0..).zip(&topic.partitions) {
-                    let start = log.start_due(&topic.info.settings, now);
+                    let start = log.start_due(&topic.info.settings, trusted, now);
                     if start > log.log_start {
                         let topic = topic.key;
                         moves.push((PartitionKey { topic, partition }, start));
