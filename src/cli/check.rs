@@ -59,17 +59,14 @@ pub(super) fn refused(error: &SurveyError) -> Failure {
 }
 
 /// Prints boots, and what was appended in them before the clock was trusted.
-pub(super) fn boots(
-    out: &mut Out,
-    json: bool,
-    boots: &[Boot],
-    untrusted: &[UntrustedRange],
-) -> Result<(), Failure> {
+pub(super) fn boots(out: &mut Out, json: bool, boots: &[Boot], untrusted: &[UntrustedRange]) -> Result<(), Failure> {
     for boot in boots {
         let clock = match boot.state {
             BootState::Untrusted => "the clock was not trusted".to_owned(),
             BootState::Trusted => "the clock was trusted".to_owned(),
-            BootState::Corrected { by_ms, .. } => format!("times from before the clock was trusted are corrected by {by_ms} ms"),
+            BootState::Corrected { by_ms, .. } => {
+                format!("times from before the clock was trusted are corrected by {by_ms} ms")
+            }
         };
         match json {
             true => out.json(&json!({ "boot": boot }))?,

@@ -231,7 +231,10 @@ impl CompactSession {
 
     fn accept(&mut self, reading: Reading<'_>, now: Now) -> bool {
         if self.clock_was_set(now) {
-            self.bye(Code::HELLO_REQUIRED, "the gateway's clock was set: times count from a new Hello");
+            self.bye(
+                Code::HELLO_REQUIRED,
+                "the gateway's clock was set: times count from a new Hello",
+            );
             return false;
         }
         let Some(open) = &mut self.open else { return false };

@@ -7,8 +7,8 @@ use super::error::{Mistake, Place, wrong};
 use super::section::Section;
 use super::tree::{Item, Table, quote};
 use super::{
-    Clock, Config, Env, Limits, Listener, Node, Protocol, QUOTA_BYTES_MIN, Quota, RouteEntry, Shed, Storage, TopicDefaults,
-    TopicEntry, Upstream, units,
+    Clock, Config, Env, Limits, Listener, Node, Protocol, QUOTA_BYTES_MIN, Quota, RouteEntry, Shed, Storage,
+    TopicDefaults, TopicEntry, Upstream, units,
 };
 use crate::model::Topic;
 use crate::model::clock::Trust;

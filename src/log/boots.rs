@@ -146,7 +146,6 @@ impl Clock {
             _ => now,
         }
     }
-
 }
 
 impl Boot {
@@ -340,7 +339,10 @@ impl State {
 
 impl Desk {
     /// The rim says what the clock is. Nothing is on its way to the disk, and everything that was submitted before is committed.
-    pub(super) fn turn_clock(&mut self, told: BootClock) {
+    pub(super) fn turn_clock(&mut self, mut told: BootClock) {
+        // A correction that could not be stored yet, because the store takes nothing, is not lost.
+        let before = self.clock.told.filter(|before| before.id == told.id);
+        told.correction_ms = told.correction_ms.or(before.and_then(|before| before.correction_ms));
         let mut state = self.shared.write_state();
         let seen_ms = told.now.wall_ms;
         match state.boots.last_mut() {
@@ -431,7 +433,10 @@ impl Desk {
             marks.insert((partition, mark.first), mark);
         }
         ops.extend(marks.iter().map(|((partition, _), mark)| mark.op(*partition)));
-        commit.marks = marks.into_iter().map(|((partition, _), mark)| (partition, mark)).collect();
+        commit.marks = marks
+            .into_iter()
+            .map(|((partition, _), mark)| (partition, mark))
+            .collect();
     }
 
     /// The rows of boots that a commit takes along.

@@ -200,7 +200,12 @@ pub fn dependencies(tree: &Tree) -> Vec<Violation> {
     let row = |name: &str| format!("| `{name}` |");
     let mut found = Vec::new();
     let mut names = Vec::new();
-    for manifest in ["Cargo.toml", "src/wire/Cargo.toml", "src/device/Cargo.toml"] {
+    for manifest in [
+        "Cargo.toml",
+        "src/wire/Cargo.toml",
+        "src/device/Cargo.toml",
+        "src/timex/Cargo.toml",
+    ] {
         let text = tree.files.get(manifest).map_or("", String::as_str);
         for (line, name) in direct(text) {
             if !page.contains(&row(name)) {

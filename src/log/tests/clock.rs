@@ -1,9 +1,7 @@
 //! Records of before the clock was trusted: marked, held, and corrected where times count, while what is stored stays as it is.
 
-use super::super::boots::{Boot, BootClock, BootState, Mark};
+use super::super::boots::{BootClock, BootState};
 use super::super::inline;
-use super::super::layout::PartitionKey;
-use super::files::Folder;
 use super::*;
 
 const DAY_MS: i64 = 86_400_000;
@@ -33,7 +31,7 @@ fn trusted(boot: u8, ms: i64) -> BootClock {
 
 fn open_at(folder: &Folder, ms: i64) -> Log {
     let mut options = inline::options(now(ms));
-    options.data_dir = folder.path.clone();
+    options.data_dir = folder.path().into();
     inline::open_directory(options).unwrap()
 }
 
@@ -122,7 +120,7 @@ fn what_was_submitted_before_the_clock_was_set_gets_the_time_of_before() {
 
 #[test]
 fn marks_and_corrections_are_there_after_a_restart_and_a_boot_is_corrected_once() {
-    let folder = Folder::new("clock-restart");
+    let folder = Folder::new();
     let log = open_at(&folder, ESTIMATED_MS);
     log.set_clock(untrusted(1, ESTIMATED_MS));
     make(&log, "t", &[("retention.ms", "-1")]);
@@ -144,7 +142,10 @@ fn marks_and_corrections_are_there_after_a_restart_and_a_boot_is_corrected_once(
     let corrected = |until_ms| BootState::Corrected { until_ms, by_ms: BY_MS };
     let known = boots(&log);
     assert_eq!(known[1], (1, corrected(ESTIMATED_MS + 200)));
-    assert!(matches!(known[0], (0, BootState::Corrected { by_ms: BY_MS, .. })), "with the boot after it");
+    assert!(
+        matches!(known[0], (0, BootState::Corrected { by_ms: BY_MS, .. })),
+        "with the boot after it"
+    );
     for (offset, time) in expected {
         assert_eq!(found(&log, partition, time), Some((offset, time)));
     }
@@ -179,35 +180,4 @@ fn a_log_that_was_told_nothing_of_a_clock_stores_nothing_of_it() {
     own(&log, 10);
     assert_eq!(rows(&log, store::Map::Boots) + rows(&log, store::Map::Untrusted), 0);
     assert!(log.clock_trusted());
-}
-
-#[test]
-fn rows_of_boots_and_marks_read_back_and_damage_is_found() {
-    let boot = Boot {
-        number: 3,
-        id: [9; 16],
-        offset_ms: -5,
-        begun_ms: 10,
-        seen_ms: 20,
-        state: BootState::Corrected { until_ms: 15, by_ms: -7 },
-    };
-    let mark = Mark {
-        first: 1 << 41,
-        next: (1 << 41) + 9,
-        boot: 3,
-        own: true,
-        by_ms: 0,
-    };
-    let partition = PartitionKey { topic: 2, partition: 1 };
-    let value = |op: &store::Op| match &op.change {
-        store::Change::Put(pieces) => pieces.concat(),
-        _ => panic!("a put"),
-    };
-    let op = boot.op();
-    assert_eq!(Boot::decode(&op.key, &value(&op)), Ok(boot));
-    let op = mark.op(partition);
-    assert_eq!(Mark::decode(&op.key, &value(&op)), Ok((partition, mark)));
-    let mut damaged = value(&op);
-    damaged[6] ^= 1;
-    assert!(Mark::decode(&op.key, &damaged).is_err());
 }

@@ -140,7 +140,10 @@ fn a_clock_of_2099_is_not_followed_before_it_is_trusted_nor_after() {
     assert_eq!((held.now.wall_ms, held.trusted), (machine.right_ms(), true));
     machine.wrong_by_ms = 0;
     let back = machine.after(1000);
-    assert_eq!((back.now.wall_ms, back.doubt, back.correction_ms), (machine.right_ms(), None, None));
+    assert_eq!(
+        (back.now.wall_ms, back.doubt, back.correction_ms),
+        (machine.right_ms(), None, None)
+    );
 }
 
 #[test]
@@ -265,7 +268,10 @@ fn always_follows_whatever_the_clock_says_and_never_follows_nothing() {
     let right = reading(1000, 0, BOOTED_MS + 1000);
     let mut judge = Judge::new(Trust::Never, seen(BOOTED_MS), right);
     let judged = judge.judge(right, || Backing::Synchronised);
-    assert_eq!((judged.now.wall_ms, judged.trusted, judged.doubt), (BOOTED_MS, false, Some(Doubt::Told)));
+    assert_eq!(
+        (judged.now.wall_ms, judged.trusted, judged.doubt),
+        (BOOTED_MS, false, Some(Doubt::Told))
+    );
 }
 
 #[test]

@@ -26,7 +26,10 @@ pub(super) fn wall_ms() -> i64 {
 /// Milliseconds since the machine booted, suspends included.
 pub(super) fn boot_ms() -> i64 {
     let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    since.tv_sec.saturating_mul(1000).saturating_add(since.tv_nsec / 1_000_000)
+    since
+        .tv_sec
+        .saturating_mul(1000)
+        .saturating_add(since.tv_nsec / 1_000_000)
 }
 
 /// Where the host's files are.

@@ -68,7 +68,10 @@ impl Watcher {
         let judged = self.judge.judge(reading, || host.backing(reading.wall_ms, since_boot));
         self.clock.follow(&judged);
         if self.trust == Trust::Always {
-            self.clock.shared.mode.store(PLAIN, std::sync::atomic::Ordering::Release);
+            self.clock
+                .shared
+                .mode
+                .store(PLAIN, std::sync::atomic::Ordering::Release);
         }
         if self.is_news(&judged) {
             self.log.set_clock(BootClock {
@@ -109,7 +112,11 @@ impl Watcher {
         match &judged.doubt {
             Some(doubt) => {
                 let why = words(doubt, judged.trusted);
-                tracing::warn!(wall_ms = self.clock.reading().wall_ms, own_ms = judged.now.wall_ms, "{why}");
+                tracing::warn!(
+                    wall_ms = self.clock.reading().wall_ms,
+                    own_ms = judged.now.wall_ms,
+                    "{why}"
+                );
                 self.metrics.health.degrade("clock", why);
             }
             None => {
@@ -125,19 +132,32 @@ impl Watcher {
 fn words(doubt: &Doubt, trusted: bool) -> String {
     let days = |ms: i64| ms / 86_400_000;
     let what = match doubt {
-        Doubt::BeforeRelease(ms) => format!("the machine's clock says a time before this headwater was made, {} days after 1970", days(*ms)),
-        Doubt::FarAhead(ms) => format!("the machine's clock says a time far in the future, {} days after 1970", days(*ms)),
+        Doubt::BeforeRelease(ms) => format!(
+            "the machine's clock says a time before this headwater was made, {} days after 1970",
+            days(*ms)
+        ),
+        Doubt::FarAhead(ms) => format!(
+            "the machine's clock says a time far in the future, {} days after 1970",
+            days(*ms)
+        ),
         Doubt::BeforeSeen(ms, seen_ms) => format!(
             "the machine's clock is {} s behind a time that was seen already",
             seen_ms.saturating_sub(*ms) / 1000
         ),
-        Doubt::NobodyVouches => "the machine's clock is not synchronised, and no hardware clock says the same".to_owned(),
-        Doubt::Jumped(ms) => format!("the machine's clock jumped by {} s, and nobody vouches for it", ms / 1000),
+        Doubt::NobodyVouches => {
+            "the machine's clock is not synchronised, and no hardware clock says the same".to_owned()
+        }
+        Doubt::Jumped(ms) => format!(
+            "the machine's clock jumped by {} s, and nobody vouches for it",
+            ms / 1000
+        ),
         Doubt::Told => "clock.trust is never".to_owned(),
     };
     let then = match trusted {
         true => "time goes on from what it was before",
-        false => "clock not trusted: time goes on from what was last seen, time retention waits, times are corrected later",
+        false => {
+            "clock not trusted: time goes on from what was last seen, time retention waits, times are corrected later"
+        }
     };
     format!("{what}; {then}. Try: a time server, or clock.trust = \"always\" if the clock is right")
 }
