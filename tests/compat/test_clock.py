@@ -81,7 +81,8 @@ class Clock(unittest.TestCase):
         return self.broker.metric("headwater_clock_trusted")
 
     def health(self):
-        return json.loads(self.broker.http_get("/healthz"))["degraded"].get("clock", "")
+        """What /healthz says of the clock."""
+        return "".join(line for line in self.broker.http_get("/healthz").splitlines() if "clock:" in line)
 
     def test_a_gateway_without_a_clock_corrects_its_times_once_it_has_one(self):
         self.clock.set(-time.time() + 5, False)
