@@ -312,7 +312,10 @@ impl PartitionLog {
         let whole = first.first <= batch.base_offset && batch.offset_next() <= first.next;
         let shifts = marks.iter().map(|mark| if mark.own { mark.by_ms } else { 0 });
         let shift_ms = shifts.chain((!whole).then_some(0)).max().unwrap_or(0);
-        (stamped_ms.saturating_add(shift_ms), append_ms.saturating_add(first.by_ms))
+        (
+            stamped_ms.saturating_add(shift_ms),
+            append_ms.saturating_add(first.by_ms),
+        )
     }
 }
 

@@ -63,7 +63,8 @@ impl Due {
         let past = past.unwrap_or_default();
         let unmarked = state.partition_mut(key).map(PartitionLog::drop_marks);
         let unmarked = unmarked.into_iter().flatten();
-        self.garbage.extend(unmarked.map(|first| Garbage::ClockMark(key, first)));
+        self.garbage
+            .extend(unmarked.map(|first| Garbage::ClockMark(key, first)));
         self.take(state, key, &past);
         past
     }
@@ -158,7 +159,8 @@ impl PartitionLog {
         past
     }
 
-    /// Where the log start should be by the topic's settings; without a trusted clock by its size alone. Source: `UnifiedLog.deleteRetentionMsBreachedSegments` and
+    /// Where the log start should be by the topic's settings; without a trusted clock by its size alone. Source:
+    /// `UnifiedLog.deleteRetentionMsBreachedSegments` and
     /// `deleteRetentionSizeBreachedSegments`, with a batch in the place of a segment.
     fn start_due(&self, settings: &TopicSettings, trusted: bool, now: Now) -> u64 {
         let mut start = self.log_start;
