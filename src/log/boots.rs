@@ -86,8 +86,9 @@ pub(super) struct ClockMark {
     pub(super) boot: u32,
     /// The records' timestamps are the gateway's.
     pub(super) own: bool,
-    /// The boot's correction, once there is one. Not stored here.
+    /// The boot's correction, once there is one, and the times that are meant by it. Not stored here.
     pub(super) by_ms: i64,
+    pub(super) until_ms: i64,
 }
 
 /// A mark and where it is: offsets whose times were not trusted when they were appended.
@@ -189,14 +190,6 @@ impl Boot {
         })
     }
 
-    /// What has to be added to its times.
-    pub(super) fn by_ms(&self) -> i64 {
-        match self.state {
-            BootState::Corrected { by_ms, .. } => by_ms,
-            _ => 0,
-        }
-    }
-
     /// A time that was taken in it, corrected; any other as it is.
     pub(super) fn corrected(&self, time_ms: i64) -> Option<i64> {
         match self.state {
@@ -224,7 +217,7 @@ impl ClockMark {
         let (next, boot) = (fields.u64()?, fields.u32()?);
         let [own] = fields.array()?;
         let own = own == 1;
-        let by_ms = 0;
+        let (by_ms, until_ms) = (0, 0);
         Ok((
             partition,
             Self {
@@ -233,6 +226,7 @@ impl ClockMark {
                 boot,
                 own,
                 by_ms,
+                until_ms,
             },
         ))
     }
@@ -312,9 +306,11 @@ impl PartitionLog {
         let whole = first.first <= batch.base_offset && batch.offset_next() <= first.next;
         let shifts = marks.iter().map(|mark| if mark.own { mark.by_ms } else { 0 });
         let shift_ms = shifts.chain((!whole).then_some(0)).max().unwrap_or(0);
+        // Where a journal row was laid together with later ones, its time is theirs, and right.
+        let append_by_ms = if append_ms <= first.until_ms { first.by_ms } else { 0 };
         (
             stamped_ms.saturating_add(shift_ms),
-            append_ms.saturating_add(first.by_ms),
+            append_ms.saturating_add(append_by_ms),
         )
     }
 }
@@ -323,13 +319,12 @@ impl State {
     /// Every mark learns what its boot's correction is.
     pub(super) fn correct(&mut self) {
         let boots = &self.boots;
-        let by_ms = |number| {
-            let boot = boots.iter().find(|boot| boot.number == number);
-            boot.map_or(0, Boot::by_ms)
-        };
         let logs = self.topics.values_mut().flat_map(|topic| &mut topic.partitions);
         for mark in logs.flat_map(|log| &mut log.marks) {
-            mark.by_ms = by_ms(mark.boot);
+            let boot = boots.iter().find(|boot| boot.number == mark.boot);
+            if let Some(BootState::Corrected { until_ms, by_ms }) = boot.map(|boot| boot.state) {
+                (mark.until_ms, mark.by_ms) = (until_ms, by_ms);
+            }
         }
     }
 
@@ -426,6 +421,7 @@ impl Desk {
                 boot,
                 own,
                 by_ms: 0,
+                until_ms: 0,
             };
             let stored = || state.partition(partition).and_then(|log| log.marks.last());
             let before = self.clock.newest.get(&partition).or_else(stored);

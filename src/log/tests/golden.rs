@@ -236,6 +236,7 @@ fn boots_and_marks_are_as_they_were() {
             boot: vector.number("boot"),
             own: vector.number::<u8>("own") == 1,
             by_ms: 0,
+            until_ms: 0,
         };
         let partition = vector.partition();
         let [key, value] = put(mark.op(partition));
