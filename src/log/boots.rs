@@ -1,16 +1,18 @@
-//! Boots of the machine, and which records got their times before its clock was trusted. A row a boot says whether the clock was
-//! trusted and what corrects its times; a mark says which offsets of a partition are meant. What is stored of records never changes:
-//! corrections are for lookups by time, retention and forwarding.
+//! Boots of the machine, and which records got their times before its clock was trusted. A row a boot says whether the
+//! clock was trusted and what corrects its times; a mark says which offsets of a partition are meant. What is stored of
+//! records never changes: corrections are for lookups by time, retention and forwarding.
 //!
 //! ```text
 //! boot key    number u32
-//! boot value  crc-32c u32 of the rest | boot id 16 | offset ms i64 | begun ms i64 | seen ms i64 | state u8 | until ms i64 | by ms i64
+//! boot value  crc-32c u32 of the rest | boot id 16 | offset ms i64 | begun ms i64 | seen ms i64 | state u8 |
+//!             until ms i64 | by ms i64
 //! mark key    topic key u32 | partition u32 | first offset u64
 //! mark value  crc-32c u32 of the rest | offset after the last u64 | boot u32 | own u8
 //! ```
 //!
-//! State: 0 untrusted, 1 trusted from its start on, 2 corrected: what has a time from `begun` to `until` gets `by` added. Own 1: the
-//! timestamps of the records are the gateway's, too, and not only the time at which they were appended.
+//! State: 0 untrusted, 1 trusted from its start on, 2 corrected: what has a time from `begun` to `until` gets `by`
+//! added. Own 1: the timestamps of the records are the gateway's, too, and not only the time at which they were
+//! appended.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -134,8 +136,8 @@ impl Clock {
         !self.dirty.is_empty()
     }
 
-    /// The time of a commit. The rim's clock may be trusted already while what was stamped before is still in the queue; all of it
-    /// is marked, so all of it gets the time of before.
+    /// The time of a commit. The rim's clock may be trusted already while what was stamped before is still in the
+    /// queue; all of it is marked, so all of it gets the time of before.
     pub(super) fn time(&self, now: Now) -> Now {
         match (&self.told, self.untrusted) {
             (Some(told), Some(_)) => {
@@ -295,8 +297,9 @@ impl PartitionLog {
         self.marks.get(first..next).unwrap_or_default()
     }
 
-    /// Largest timestamp of a batch and when it came in, by the right time. The index holds what is stored. Of a batch that is
-    /// only in part from before the clock was trusted, the timestamp is the largest that one of its records can have.
+    /// Largest timestamp of a batch and when it came in, by the right time. The index holds what is stored. Of a batch
+    /// that is only in part from before the clock was trusted, the timestamp is the largest that one of its records can
+    /// have.
     pub(super) fn times(&self, batch: &Indexed) -> (i64, i64) {
         let (stamped_ms, append_ms) = (batch.max_timestamp, batch.append_ms);
         let marks = self.marks_of(batch);
@@ -336,7 +339,8 @@ impl State {
 }
 
 impl Desk {
-    /// The rim says what the clock is. Nothing is on its way to the disk, and everything that was submitted before is committed.
+    /// The rim says what the clock is. Nothing is on its way to the disk, and everything that was submitted before is
+    /// committed.
     pub(super) fn turn_clock(&mut self, mut told: BootClock) {
         // A correction that could not be stored yet, because the store takes nothing, is not lost.
         let before = self.clock.told.filter(|before| before.id == told.id);
@@ -372,8 +376,8 @@ impl Desk {
         let number = state.boots.last().map_or(0, |boot| boot.number);
         self.clock.dirty.push(number);
         if let (true, Some(by_ms)) = (told.trusted, told.correction_ms) {
-            // Earlier boots that nobody corrected ran before this one: with the same correction their order stays, and none of
-            // their records becomes past too early.
+            // Earlier boots that nobody corrected ran before this one: with the same correction their order stays, and
+            // none of their records becomes past too early.
             for boot in &mut state.boots {
                 if boot.state != BootState::Untrusted {
                     continue;

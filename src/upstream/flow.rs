@@ -166,8 +166,8 @@ impl Forwarder {
             .set(i64::try_from(held).unwrap_or(i64::MAX));
     }
 
-    /// Without a trusted clock, a link gives the clock some time to be set by it: then what was recorded meanwhile goes with its
-    /// right times.
+    /// Without a trusted clock, a link gives the clock some time to be set by it: then what was recorded meanwhile goes
+    /// with its right times.
     fn waits_for_clock(&mut self, now: Now) -> bool {
         let (Some(linked_us), false) = (self.linked_us, self.log.clock_trusted()) else {
             return false;

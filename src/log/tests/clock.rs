@@ -1,4 +1,5 @@
-//! Records of before the clock was trusted: marked, held, and corrected where times count, while what is stored stays as it is.
+//! Records of before the clock was trusted: marked, held, and corrected where times count, while what is stored stays
+//! as it is.
 
 use super::super::boots::{BootClock, BootState};
 use super::super::inline;

@@ -1,21 +1,23 @@
-//! Which time to believe. A gateway may have no clock of its own (no battery, no network yet), one that says 1970, or one that
-//! somebody set to 2099. `Judge` takes readings of the host's clocks and gives the time that records get.
+//! Which time to believe. A gateway may have no clock of its own (no battery, no network yet), one that says 1970, or
+//! one that somebody set to 2099. `Judge` takes readings of the host's clocks and gives the time that records get.
 //!
-//! - While the clock is not trusted, time is what was last seen in the store and goes on with the time since the machine's boot
-//!   (which counts suspends, too). It never goes back, and is never later than the right time.
-//! - Once it is trusted, time is the host's, as it is; the difference at that moment is the boot's correction. It stays trusted
-//!   until the machine boots again: a synchronisation that is lost later costs milliseconds a day.
+//! - While the clock is not trusted, time is what was last seen in the store and goes on with the time since the
+//!   machine's boot (which counts suspends, too). It never goes back, and is never later than the right time.
+//! - Once it is trusted, time is the host's, as it is; the difference at that moment is the boot's correction. It stays
+//!   trusted until the machine boots again: a synchronisation that is lost later costs some seconds a day.
 //! - A later jump that nobody vouches for is not followed: time goes on from what was trusted.
 //!
 //! Nothing here reads a clock. Why it is so: `src/manual/decisions/0006-clock.md`.
 
 use super::Now;
 
-/// No clock is right that says less: 2026-11-01. A constant of the source, so that a build is reproducible; each release moves it.
+/// No clock is right that says less: 2026-11-01. A constant of the source, so that a build is reproducible; each
+/// release moves it.
 pub const FLOOR_MS: i64 = 1_793_491_200_000;
 /// Nor one that says more: 20 years later.
 pub const CEILING_MS: i64 = FLOOR_MS + 20 * 365 * 86_400_000;
-/// A step of the clock up to here is followed without asking: leap seconds, a daemon's corrections, the drift of some days.
+/// A step of the clock up to here is followed without asking: leap seconds, a daemon's corrections, the drift of some
+/// days.
 pub const STEP_MS: i64 = 60_000;
 
 /// `clock.trust`: when the host's clock is believed.
@@ -69,7 +71,8 @@ pub struct Reading {
 pub struct Known {
     /// The newest time that an earlier process of this store saw, ms since 1970.
     pub seen_ms: Option<i64>,
-    /// That process ran in this very boot of the machine: ms from the machine's boot to the time that it held to be right.
+    /// That process ran in this very boot of the machine: ms from the machine's boot to the time that it held to be
+    /// right.
     pub offset_ms: Option<i64>,
     /// And it trusted the clock.
     pub trusted: bool,

@@ -56,8 +56,8 @@ impl Host {
         u128::from_str_radix(&hex, 16).unwrap_or_default().to_be_bytes()
     }
 
-    /// Who vouches for the clock, which says this. `since_boot`: what was true at some time since the boot counts, too; that is so until
-    /// the clock is trusted, and no more when it jumped later.
+    /// Who vouches for the clock, which says this. `since_boot`: what was true at some time since the boot counts, too;
+    /// that is so until the clock is trusted, and no more when it jumped later.
     pub(super) fn backing(&self, wall_ms: i64, since_boot: bool) -> Backing {
         let kernel = (self.synchronised)();
         if kernel == Some(true) || (since_boot && self.root.join(TIMESYNCD).exists()) {

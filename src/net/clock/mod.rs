@@ -1,5 +1,6 @@
-//! The process's clocks, read once per event and handed down as `Now`; and the watch over them: `Watcher` asks the host once a second
-//! and lets `model::clock` judge. Until a watcher has begun, and with `clock.trust = "always"`, the time is the host's as it is.
+//! The process's clocks, read once per event and handed down as `Now`; and the watch over them: `Watcher` asks the host
+//! once a second and lets `model::clock` judge. Until a watcher has begun, and with `clock.trust = "always"`, the time
+//! is the host's as it is.
 
 mod host;
 mod watch;
@@ -57,7 +58,8 @@ impl Clock {
                 let wall_ms = host::wall_ms();
                 let mono_ms = i64::try_from(mono_us / 1000).unwrap_or(i64::MAX);
                 let expected_ms = mono_ms.saturating_add(shared.mono_offset_ms.load(Ordering::Relaxed));
-                // A machine that was suspended is where its time since boot says; what jumped waits for the watcher's word.
+                // A machine that was suspended is where its time since boot says; what jumped waits for the watcher's
+                // word.
                 match near(wall_ms, expected_ms) {
                     true => wall_ms,
                     false => Some(since_boot()).filter(|ms| !near(wall_ms, *ms)).unwrap_or(wall_ms),

@@ -17,8 +17,8 @@ pub const LOOK: Duration = Duration::from_secs(1);
 const DRIFT_MS: u64 = 1000;
 const QUIET_US: u64 = 3_600_000_000;
 
-/// Watches the host's clock. It runs on the thread of the sessions: when it turns the clock, whatever was stamped before has been
-/// handed to the log, and what the log is told comes right behind it.
+/// Watches the host's clock. It runs on the thread of the sessions: when it turns the clock, whatever was stamped
+/// before has been handed to the log, and what the log is told comes right behind it.
 #[derive(Debug)]
 pub struct Watcher {
     clock: Clock,
