@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Failure;
 use super::moment::to_rfc3339;
 use super::output::Out;
-use crate::log::{DamagedRange, LossFound, SurveyError, check};
+use crate::log::{Boot, BootState, DamagedRange, LossFound, SurveyError, UntrustedRange, check};
 
 /// `headwater check`
 #[derive(Args)]
@@ -33,6 +33,7 @@ impl Check {
                 ))?,
             }
         }
+        boots(&mut out, self.json, &report.boots, &report.untrusted)?;
         losses(&mut out, self.json, &report.losses)?;
         findings(&mut out, self.json, &report.damaged, &report.unread, &report.set_aside)?;
         let (records, batches, bytes) = (report.records(), report.batches(), report.bytes());
@@ -55,6 +56,38 @@ pub(super) fn refused(error: &SurveyError) -> Failure {
         SurveyError::NothingThere(_) => Failure::absent(error.to_string()),
         SurveyError::Open(_) => Failure::failed(error.to_string()),
     }
+}
+
+/// Prints boots, and what was appended in them before the clock was trusted.
+pub(super) fn boots(out: &mut Out, json: bool, boots: &[Boot], untrusted: &[UntrustedRange]) -> Result<(), Failure> {
+    for boot in boots {
+        let clock = match boot.state {
+            BootState::Untrusted => "the clock was not trusted".to_owned(),
+            BootState::Trusted => "the clock was trusted".to_owned(),
+            BootState::Corrected { by_ms, .. } => {
+                format!("times from before the clock was trusted are corrected by {by_ms} ms")
+            }
+        };
+        match json {
+            true => out.json(&json!({ "boot": boot }))?,
+            false => out.line(&format!(
+                "boot {}: {} to {}, {clock}",
+                boot.number,
+                to_rfc3339(boot.begun_ms),
+                to_rfc3339(boot.seen_ms)
+            ))?,
+        }
+    }
+    for range in untrusted {
+        match json {
+            true => out.json(&json!({ "untrusted": range }))?,
+            false => out.line(&format!(
+                "before the clock was trusted: {} partition {} offsets {} to {}, boot {}",
+                range.topic, range.partition, range.offset_first, range.offset_last, range.boot
+            ))?,
+        }
+    }
+    Ok(())
 }
 
 /// Prints what was given up.

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Failure;
-use super::check::{findings, losses, refused, verdict};
+use super::check::{boots, findings, losses, refused, verdict};
 use super::moment::to_rfc3339;
 use super::output::Out;
 use crate::log::{CheckedPartition, DataFile, InspectReport, inspect};
@@ -29,6 +29,7 @@ impl Inspect {
             true => as_json(&mut out, &report)?,
             false => self.as_text(&mut out, &report)?,
         }
+        boots(&mut out, self.json, &report.boots, &report.untrusted)?;
         losses(&mut out, self.json, &report.losses)?;
         findings(&mut out, self.json, &report.damaged, &report.unread, &report.set_aside)?;
         if self.json {

@@ -22,6 +22,8 @@ use crate::model::{End, Now, Output, Peer, Session};
 
 /// A session that sent nothing for this long is over.
 const IDLE_MS: u64 = 90_000;
+/// What the clock moves by when it is set.
+const CLOCK_SET_MS: u64 = 1000;
 /// Damaged frames one after the other, after which it is no line that is noisy but a peer that speaks something else.
 const BAD_RUN_OPEN: u32 = 256;
 const BAD_RUN_WAITING: u32 = 8;
@@ -58,6 +60,8 @@ struct Open {
     commands: Commands,
     /// Largest frame that the device can receive.
     frame_bytes_max: usize,
+    /// The time that its records' times count from, while the clock is not trusted.
+    untrusted_since: Option<Now>,
 }
 
 /// A Hello that outlives its frame.
@@ -226,6 +230,13 @@ impl CompactSession {
     }
 
     fn accept(&mut self, reading: Reading<'_>, now: Now) -> bool {
+        if self.clock_was_set(now) {
+            self.bye(
+                Code::HELLO_REQUIRED,
+                "the gateway's clock was set: times count from a new Hello",
+            );
+            return false;
+        }
         let Some(open) = &mut self.open else { return false };
         match open.intake.accept(reading, &self.waker, now) {
             Ok(()) => true,
@@ -234,6 +245,16 @@ impl CompactSession {
                 false
             }
         }
+    }
+
+    /// Whether the session's times count from a Hello that came before the clock was trusted, and it is by now.
+    fn clock_was_set(&self, now: Now) -> bool {
+        let Some(since) = self.open.as_ref().and_then(|open| open.untrusted_since) else {
+            return false;
+        };
+        let mono_ms = now.mono_us.saturating_sub(since.mono_us).wrapping_div(1000);
+        let wall_ms = now.wall_ms.saturating_sub(since.wall_ms);
+        wall_ms.abs_diff(i64::try_from(mono_ms).unwrap_or(i64::MAX)) > CLOCK_SET_MS
     }
 
     fn hello(&mut self, hello: &Hello<'_>, now: Now) {
@@ -326,6 +347,7 @@ impl CompactSession {
             intake,
             commands,
             frame_bytes_max: greeting.frame_bytes_max,
+            untrusted_since: (!self.broker.log.clock_trusted()).then_some(now),
         });
         self.send(&Message::HelloAck(HelloAck {
             time_ms: now.wall_ms,

@@ -65,6 +65,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// `[limits]`
     pub limits: Limits,
+    /// `[clock]`
+    pub clock: Clock,
     /// Every value in force as TOML, those from the environment as `${NAME}`.
     pub(crate) shown: String,
 }
@@ -308,8 +310,17 @@ pub struct Upstream {
     pub request_timeout_ms: u64,
     /// Longest wait between attempts, ms.
     pub backoff_ms_max: u64,
+    /// With a link and without a trusted clock, the wait for the clock before times are forwarded as they are, ms.
+    pub clock_wait_ms: u64,
     /// Most bytes of records in flight to this upstream.
     pub inflight_bytes_max: usize,
+}
+
+/// `[clock]`
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// When the machine's clock is believed.
+    pub trust: crate::model::clock::Trust,
 }
 
 /// `[limits]`: behind each stands one written rule.

@@ -7,10 +7,11 @@ use super::error::{Mistake, Place, wrong};
 use super::section::Section;
 use super::tree::{Item, Table, quote};
 use super::{
-    Config, Env, Limits, Listener, Node, Protocol, QUOTA_BYTES_MIN, Quota, RouteEntry, Shed, Storage, TopicDefaults,
-    TopicEntry, Upstream, units,
+    Clock, Config, Env, Limits, Listener, Node, Protocol, QUOTA_BYTES_MIN, Quota, RouteEntry, Shed, Storage,
+    TopicDefaults, TopicEntry, Upstream, units,
 };
 use crate::model::Topic;
+use crate::model::clock::Trust;
 
 /// Reads a whole tree.
 pub(super) fn config(root: &Table, env: &Env<'_>) -> Result<Config, Mistake> {
@@ -29,6 +30,7 @@ pub(super) fn config(root: &Table, env: &Env<'_>) -> Result<Config, Mistake> {
     let upstreams = each(&mut root, &mut shown, "upstream", upstream)?;
     no_name_twice("upstream", upstreams.iter().map(|(place, u)| (place, u.name.as_str())))?;
     let limits = in_table(&mut root, &mut shown, "limits", limits)?;
+    let clock = in_table(&mut root, &mut shown, "clock", clock)?;
     root.finish()?;
     Ok(Config {
         node,
@@ -40,6 +42,7 @@ pub(super) fn config(root: &Table, env: &Env<'_>) -> Result<Config, Mistake> {
         routes: values(routes),
         upstreams: values(upstreams),
         limits,
+        clock,
         shown,
     })
 }
@@ -314,6 +317,18 @@ fn no_name_twice<'a>(table: &str, names: impl Iterator<Item = (&'a Place, &'a st
     Ok(())
 }
 
+fn clock(s: &mut Section<'_>) -> Result<Clock, Mistake> {
+    let name = s.text("trust", "auto")?;
+    let Some(trust) = Trust::parse(&name) else {
+        return wrong(
+            &s.place_of("trust"),
+            format!("clock.trust = {name:?} is not known"),
+            "trust = \"auto\", \"always\" or \"never\"",
+        );
+    };
+    Ok(Clock { trust })
+}
+
 fn storage(s: &mut Section<'_>) -> Result<Storage, Mistake> {
     let quota = s.text("quota", "80%")?;
     let percent = quota.strip_suffix('%').and_then(|p| p.parse::<u8>().ok());
@@ -484,6 +499,7 @@ fn upstream(s: &mut Section<'_>) -> Result<Upstream, Mistake> {
         topic_name,
         request_timeout_ms: s.duration_ms("request_timeout", "1s", "10m", "30s")?,
         backoff_ms_max: s.duration_ms("backoff_max", "100ms", "1h", "30s")?,
+        clock_wait_ms: s.duration_ms("clock_wait", "1s", "1h", "2m")?,
         inflight_bytes_max: s.size("inflight_max", "64KiB", "256MiB", "4MiB")?,
     })
 }

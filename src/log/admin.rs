@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use crate::model::{Code, Offset, Partition, Topic};
 
+use super::boots::BootClock;
 use super::desk::{Desk, storage};
 use super::draft::Rules;
 use super::layout::{Mark, PartitionKey};
@@ -62,6 +63,8 @@ pub(super) enum Admin {
     AlterTopic(TopicChange, Promise<Arc<TopicInfo>>),
     /// Shared, so that it can come again.
     Swap(Arc<Swap>, Promise<Swapped>),
+    /// What the clock is; nobody waits for it.
+    Clock(BootClock),
 }
 
 /// What one costs in the queue, and each part of it.
@@ -75,6 +78,8 @@ impl Admin {
             Self::DeleteRecords(cuts, _) => cuts.len(),
             Self::AlterTopic(change, _) => change.settings.len(),
             Self::Swap(swap, _) => return swap.bytes(),
+            // It is always taken: what comes behind it is stamped by it.
+            Self::Clock(_) => return 0,
         };
         ITEM_BYTES.saturating_add(parts.saturating_mul(PART_BYTES))
     }
@@ -85,6 +90,7 @@ impl Admin {
             Self::DeleteRecords(_, promise) => promise.keep(Err(refused)),
             Self::AlterTopic(_, promise) => promise.keep(Err(refused)),
             Self::Swap(_, promise) => promise.keep(Err(refused)),
+            Self::Clock(_) => None,
         }
     }
 }
@@ -122,6 +128,8 @@ impl Desk {
             Admin::DeleteRecords(cuts, promise) => promise.keep(self.delete_records(&cuts, wakes)),
             Admin::AlterTopic(change, promise) => promise.keep(self.alter_topic(&change, wakes)),
             Admin::Swap(swap, promise) => promise.keep(self.swap(&swap, wakes)),
+            // It was turned before; its rows go with the commit of this turn.
+            Admin::Clock(_) => None,
         };
         wakes.add(waker);
     }

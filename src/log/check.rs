@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::boots::{Boot, UntrustedRange};
 use super::depot::{self, DATABASE};
 use super::loss::LossFound;
 use super::survey::{CheckedPartition, DamagedRange, Findings, Survey, SurveyError};
@@ -22,6 +23,10 @@ pub struct CheckReport {
     pub unread: Vec<String>,
     /// What was given up before its time; no damage.
     pub losses: Vec<LossFound>,
+    /// Boots of the machine, and what is known of their clocks.
+    pub boots: Vec<Boot>,
+    /// Offsets that were appended before the clock was trusted.
+    pub untrusted: Vec<UntrustedRange>,
     /// Databases in the directory that were set aside earlier.
     pub set_aside: Vec<PathBuf>,
 }
@@ -60,6 +65,8 @@ pub fn check(directory: &Path) -> Result<CheckReport, SurveyError> {
         damaged: findings.damaged,
         unread: survey.unread,
         losses: survey.losses,
+        boots: survey.boots,
+        untrusted: survey.untrusted,
         set_aside: depot::set_aside(directory),
     })
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::model::batch::{self, Batch};
 use crate::model::{Now, Offset};
 
+use super::boots::ClockMark;
 use super::draft::{Growth, Run};
 use super::layout::{BatchEntry, Directory, PartitionKey, encode_segment, journal_key};
 use super::partition::Home;
@@ -22,6 +23,8 @@ pub(super) struct Stored {
     home: Home,
     at: u32,
     bytes: Bytes,
+    /// Its records' timestamps are the gateway's.
+    own: bool,
 }
 
 /// The batches of a commit.
@@ -29,6 +32,8 @@ pub(super) struct Stored {
 pub(super) struct Commit {
     stored: Vec<Stored>,
     row: Option<Row>,
+    /// What it marks as appended before the clock was trusted.
+    pub(super) marks: Vec<(PartitionKey, ClockMark)>,
     /// Records in it.
     pub(super) records: u64,
     /// Bytes of its batches.
@@ -48,14 +53,15 @@ impl Commit {
         for (partition, growth) in growth {
             let append_time = growth.topic.settings.log_append_time.then_some(now.wall_ms);
             for run in growth.runs {
+                let own = append_time.is_some() || matches!(&run, Run::Records(..));
                 let alone = !matches!(&run, Run::Records(_, packer) if packer.records() > 1);
                 let (entry, bytes) = stamped(partition, run, growth.leader_epoch, append_time, now);
                 commit.records += u64::from(entry.records);
                 commit.bytes += u64::from(entry.bytes);
                 if alone && bytes.len() >= SEGMENT_BYTES {
-                    commit.add_segment(entry, bytes, ops);
+                    commit.add_segment(entry, bytes, own, ops);
                 } else {
-                    small.push((entry, bytes));
+                    small.push((entry, bytes, own));
                 }
             }
         }
@@ -68,7 +74,7 @@ impl Commit {
         commit
     }
 
-    fn add_segment(&mut self, entry: BatchEntry, bytes: Bytes, ops: &mut Vec<Op>) {
+    fn add_segment(&mut self, entry: BatchEntry, bytes: Bytes, own: bool, ops: &mut Vec<Op>) {
         let key = entry.partition.segment(entry.base_offset);
         let body = vec![bytes.clone()];
         ops.push(Op::put_long(Map::Segments, key, encode_segment(&[entry]), body));
@@ -80,17 +86,18 @@ impl Commit {
             },
             at: 0,
             bytes,
+            own,
         });
     }
 
-    fn add_row(&mut self, small: Vec<(BatchEntry, Bytes)>, number: u64, now: Now, ops: &mut Vec<Op>) {
-        let entries: Vec<BatchEntry> = small.iter().map(|(entry, _)| *entry).collect();
+    fn add_row(&mut self, small: Vec<(BatchEntry, Bytes, bool)>, number: u64, now: Now, ops: &mut Vec<Op>) {
+        let entries: Vec<BatchEntry> = small.iter().map(|(entry, ..)| *entry).collect();
         let live = entries.len() as u32;
-        let body = small.iter().map(|(_, bytes)| bytes.clone()).collect();
+        let body = small.iter().map(|(_, bytes, _)| bytes.clone()).collect();
         let directory = Directory::encode(&entries, now.wall_ms);
         ops.push(Op::put_long(Map::Journal, journal_key(number), directory, body));
         let mut at = 0;
-        for (entry, bytes) in small {
+        for (entry, bytes, own) in small {
             let begins = at as u32;
             at += bytes.len();
             self.stored.push(Stored {
@@ -98,6 +105,7 @@ impl Commit {
                 home: Home::Journal(number),
                 at: begins,
                 bytes,
+                own,
             });
         }
         self.row = Some(Row { number, live });
@@ -109,6 +117,20 @@ impl Commit {
         for stored in self.stored {
             state.append(&stored.entry, stored.home, stored.at, Some(stored.bytes));
         }
+        for (partition, mark) in self.marks {
+            if let Some(log) = state.partition_mut(partition) {
+                log.mark(mark);
+            }
+        }
+    }
+
+    /// Partition, first offset and the one after the last of each batch, and whether its records' timestamps are the gateway's.
+    pub(super) fn appended(&self) -> impl Iterator<Item = (PartitionKey, u64, u64, bool)> {
+        self.stored.iter().map(|stored| {
+            let (entry, own) = (&stored.entry, stored.own);
+            let next = entry.base_offset + u64::from(entry.records);
+            (entry.partition, entry.base_offset, next, own)
+        })
     }
 
     /// How many journal rows and segments it adds.

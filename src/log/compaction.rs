@@ -107,7 +107,7 @@ impl PartitionLog {
         let first = self
             .index
             .partition_point(|batch| batch.offset_next() <= self.compacted_until);
-        let age_ms = |batch: &Indexed| now.wall_ms.saturating_sub(batch.dated_ms(now)).max(0) as u64;
+        let age_ms = |batch: &Indexed| now.wall_ms.saturating_sub(self.dated_ms(batch, now)).max(0) as u64;
         let all_but_newest = self.index.len().saturating_sub(1);
         let mut dirt = Dirt {
             from: self.compacted_until.max(self.log_start),

@@ -7,6 +7,8 @@ use crate::config::Quota;
 use crate::model::{Code, Now};
 
 use super::Refused;
+use super::admin::Admin;
+use super::boots::Clock;
 use super::commit::Commit;
 use super::draft::{Ahead, Changes, Draft, Rules, Trouble};
 use super::layout::PartitionKey;
@@ -29,6 +31,8 @@ pub(super) struct Desk {
     pub(super) topic_key_next: u32,
     pub(super) row_next: u64,
     pub(super) due: super::retention::Due,
+    /// What is known of the machine's clock.
+    pub(super) clock: Clock,
     /// Keeps the quota.
     pub(super) keep: super::quota::Keep,
     /// What the commit before brings; it may not be durable yet.
@@ -50,6 +54,7 @@ impl Desk {
             topic_key_next: 0,
             row_next: 0,
             due: Default::default(),
+            clock: Clock::default(),
             keep: super::quota::Keep::new(quota),
             ahead: Ahead::default(),
             prepared: 0,
@@ -66,6 +71,12 @@ impl Desk {
     /// What is done while nothing is on its way to the disk: recovers, deletes and changes topics. Gives the other items, or nothing when the
     /// store takes no commits.
     pub(super) fn work_alone(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) -> Option<Vec<Item>> {
+        for item in &items {
+            // Also while nothing can be stored: what comes behind it is stamped by it.
+            if let Item::Admin(Admin::Clock(told)) = item {
+                self.turn_clock(*told);
+            }
+        }
         if !self.takes_commits(now, wakes) {
             let why = self.closed.as_ref().map_or(&StoreError::Closed, |(why, _)| why);
             self.refuse(items, &storage(why), wakes);
@@ -164,7 +175,8 @@ impl Desk {
         }
         let touched: Vec<PartitionKey> = growth.keys().copied().collect();
         let offsets = growth.iter().map(|(key, growth)| (*key, growth.offset_next)).collect();
-        let commit = Commit::new(growth.into_iter(), self.row_next, now, &mut ops);
+        let mut commit = Commit::new(growth.into_iter(), self.row_next, now, &mut ops);
+        self.mark(&mut commit, &mut ops);
         for ((partition, id), producer) in &producers {
             ops.push(Op::put(Map::Producers, partition.producer(*id), producer.encode()));
         }
@@ -174,6 +186,7 @@ impl Desk {
                 None => Op::delete(Map::State(*table), key.clone()),
             });
         }
+        self.boot_ops(now, &mut ops);
         self.due.are_back(&producers);
         self.due.bite(commit.rows(), &mut ops);
         self.row_next += u64::from(commit.has_row());

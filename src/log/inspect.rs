@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::boots::{Boot, UntrustedRange};
 use super::depot::{self, DATA};
 use super::layout::Fields;
 use super::loss::LossFound;
@@ -46,6 +47,10 @@ pub struct InspectReport {
     pub unread: Vec<String>,
     /// What was given up before its time; no damage.
     pub losses: Vec<LossFound>,
+    /// Boots of the machine, and what is known of their clocks.
+    pub boots: Vec<Boot>,
+    /// Offsets that were appended before the clock was trusted.
+    pub untrusted: Vec<UntrustedRange>,
     /// Databases in the directory that were set aside earlier.
     pub set_aside: Vec<PathBuf>,
 }
@@ -174,6 +179,8 @@ pub fn inspect(directory: &Path) -> Result<InspectReport, SurveyError> {
     report.damaged = findings.damaged;
     report.unread = survey.unread;
     report.losses = survey.losses;
+    report.boots = survey.boots;
+    report.untrusted = survey.untrusted;
     Ok(report)
 }
 
@@ -244,6 +251,6 @@ fn table(survey: &Survey, map: Map) -> Result<StateTable, StoreError> {
     Ok(StateTable { table, rows, bytes })
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

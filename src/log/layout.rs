@@ -308,7 +308,8 @@ impl Fields<'_> {
         self.array().map(i64::from_be_bytes)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+    /// The next so many bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
         let Some((array, rest)) = self.0.split_first_chunk::<N>() else {
             return Err(damaged("a row is too short"));
         };

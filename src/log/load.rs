@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::model::Topic;
 
+use super::boots::{self, ClockMark};
 use super::draft::Rules;
 use super::layout::{BatchEntry, Directory, Fields, Mark, PartitionKey, damaged, decode_segment};
 use super::loss::Loss;
@@ -37,6 +38,8 @@ pub(super) enum Garbage {
     Segment(PartitionKey, u64),
     /// Partition rows and producers of a topic that is gone.
     Topic(u32),
+    /// A mark, by its first offset.
+    ClockMark(PartitionKey, u64),
 }
 
 pub(super) fn topic_op(key: u32, row: &TopicRow) -> Op {
@@ -83,11 +86,23 @@ pub(super) fn load(store: &dyn Store, rules: &Rules) -> Result<Loaded, StoreErro
         }
         Ok(true)
     })?;
+    loaded.state.boots = boots::boots(store)?;
+    store.scan(Map::Untrusted, &[], None, &mut |key, value| {
+        let (key, mark) = ClockMark::decode(key, value)?;
+        match loaded.state.partition_mut(key) {
+            Some(log) if log.log_start < mark.next => log.mark(mark),
+            _ => loaded.garbage.push(Garbage::ClockMark(key, mark.first)),
+        }
+        Ok(true)
+    })?;
+    loaded.state.correct();
     store.scan(Map::Producers, &[], None, &mut |key, value| {
         let partition = PartitionKey::parse(key)?;
         let id = Fields(key.get(8..).unwrap_or_default()).i64()?;
         if loaded.state.partition(partition).is_some() {
-            loaded.producers.insert((partition, id), Producer::decode(value)?);
+            let mut producer = Producer::decode(value)?;
+            producer.last_ms = loaded.state.corrected(producer.last_ms);
+            loaded.producers.insert((partition, id), producer);
         }
         Ok(true)
     })?;

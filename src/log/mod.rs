@@ -6,6 +6,7 @@
 
 mod admin;
 mod bodies;
+mod boots;
 mod check;
 mod checkpoint;
 mod clean;
@@ -63,6 +64,7 @@ use std::task::Waker;
 use crate::model::{Code, Now, Offset, Partition, Topic};
 
 pub use admin::{Cut, CutAnswers, SettingChange, TopicChange};
+pub use boots::{Boot, BootClock, BootState, UntrustedRange};
 pub use check::{CheckReport, check};
 pub use checkpoint::Checkpointer;
 pub use compaction::Cleaner;
@@ -203,6 +205,36 @@ impl Log {
             }
         }
         losses
+    }
+
+    /// Says what the machine's clock is. Whatever was submitted before was stamped by the clock as it was told before.
+    pub fn set_clock(&self, clock: BootClock) {
+        self.push(Item::Admin(Admin::Clock(clock)));
+    }
+
+    /// Every boot of the machine of which something is known.
+    pub fn boots(&self) -> Vec<Boot> {
+        self.shared.read_state().boots.clone()
+    }
+
+    /// Whether the clock of this boot is trusted, as far as the log was told.
+    pub fn clock_trusted(&self) -> bool {
+        let state = self.shared.read_state();
+        state.boots.last().is_none_or(|boot| boot.state != BootState::Untrusted)
+    }
+
+    /// What has to be added to the timestamp of the record at an offset: 0, unless the gateway gave it while its clock was not
+    /// trusted, and knows better by now.
+    pub fn shift_ms(&self, topic: &str, partition: Partition, offset: Offset) -> i64 {
+        let state = self.shared.read_state();
+        let topic = state.topics.get(topic);
+        let log = topic.and_then(|topic| topic.partitions.get(partition.0 as usize));
+        log.map_or(0, |log| boots::shift_ms(&log.marks, offset.0))
+    }
+
+    /// A time that this gateway's clock gave, corrected where it was not trusted then and is by now.
+    pub fn corrected(&self, time_ms: i64) -> i64 {
+        self.shared.read_state().corrected(time_ms)
     }
 
     /// Reads batches: at once from the tail cache, else by the reader thread. `Code::OffsetOutOfRange` (with the bounds in the

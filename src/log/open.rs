@@ -235,6 +235,7 @@ impl Desk {
         // Only now does memory know what is in there.
         let shared = Arc::downgrade(&self.shared);
         self.shared.keeper.seal_with(Arc::new(LogSealer { shared }));
+        self.clock_again();
         for (name, topic) in &before.topics {
             for partition in 0..topic.info.partitions {
                 let next = self.high_watermark(name, partition);

@@ -4,9 +4,10 @@ use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::model::{Now, Offset};
+use crate::model::Offset;
 
 use super::Bounds;
+use super::boots::ClockMark;
 use super::layout::BatchEntry;
 use super::loss::Loss;
 
@@ -98,16 +99,6 @@ impl Indexed {
     pub fn offset_next(&self) -> u64 {
         self.base_offset + u64::from(self.records)
     }
-
-    /// When its newest record is from, by its own word. A timestamp ahead of the clock would never become old: then the time it came
-    /// in counts.
-    pub fn dated_ms(&self, now: Now) -> i64 {
-        if self.max_timestamp > now.wall_ms || self.max_timestamp < 0 {
-            self.append_ms
-        } else {
-            self.max_timestamp
-        }
-    }
 }
 
 /// A batch in the tail cache.
@@ -140,6 +131,8 @@ pub struct PartitionLog {
     pub index: VecDeque<Indexed>,
     /// What went before its time, by offset.
     pub losses: Vec<Loss>,
+    /// What was appended before the clock was trusted, by offset.
+    pub(super) marks: Vec<ClockMark>,
     /// The newest batches, without a gap up to the end.
     pub tail: VecDeque<TailBatch>,
 }
@@ -156,6 +149,7 @@ impl PartitionLog {
             bytes: 0,
             index: VecDeque::new(),
             losses: Vec::new(),
+            marks: Vec::new(),
             tail: VecDeque::new(),
         }
     }
@@ -247,11 +241,15 @@ impl PartitionLog {
 
     /// The first batch that begins at or after an offset and has a record at or after a time.
     pub fn place_of_time(&self, from: u64, timestamp_ms: i64) -> Option<Indexed> {
-        let first = self.index.partition_point(|batch| batch.max_so_far < timestamp_ms);
+        // With corrections the largest so far is not known: every batch is asked.
+        let first = match self.marks.is_empty() {
+            true => self.index.partition_point(|batch| batch.max_so_far < timestamp_ms),
+            false => 0,
+        };
         // What retention removed may still be in `max_so_far`: then the batch itself tells.
         self.index
             .range(first..)
-            .find(|batch| batch.base_offset >= from && batch.max_timestamp >= timestamp_ms)
+            .find(|batch| batch.base_offset >= from && self.times(batch).0 >= timestamp_ms)
             .copied()
     }
 }

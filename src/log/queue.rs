@@ -144,7 +144,7 @@ impl Queue {
         if waiting.stopped {
             return Err((Refused::new(Code::Stopping, "the broker is stopping"), item));
         }
-        if waiting.bytes > 0 && waiting.bytes.saturating_add(bytes) > self.soft_bytes.saturating_mul(2) {
+        if bytes > 0 && waiting.bytes > 0 && waiting.bytes.saturating_add(bytes) > self.soft_bytes.saturating_mul(2) {
             let why = "the queue to the disk is full. Try: again in a moment";
             return Err((Refused::new(Code::Busy, why), item));
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::model::batch::Batch;
 use crate::model::{Code, Offset, Partition, Topic};
 
+use super::boots::shift_ms;
 use super::desk::storage;
 use super::layout::{PartitionKey, journal_key};
 use super::moving::Mover;
@@ -284,15 +285,18 @@ fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Ref
         let (topic, log) = partition(&state, &request.topic, request.partition)?;
         let partition = request.partition.0;
         let place = log.place_of_time(from, request.timestamp_ms);
-        Ok(place.map(|place| (PartitionKey { topic, partition }, place, log.log_start)))
+        Ok(place.map(|place| {
+            let marks = log.marks_of(&place).to_vec();
+            (PartitionKey { topic, partition }, place, log.log_start, marks)
+        }))
     };
-    while let Some((key, place, log_start)) = find(from)? {
+    while let Some((key, place, log_start, marks)) = find(from)? {
         let bytes = match stored(shared, key, &place) {
             Ok(bytes) => bytes,
             Err(error) => {
                 attempts += 1;
                 shared.moving.wait_for(Mover::Swap);
-                let moved = find(from)?.is_none_or(|(_, now, _)| now != place);
+                let moved = find(from)?.is_none_or(|(_, now, ..)| now != place);
                 if attempts < ATTEMPTS && moved {
                     continue;
                 }
@@ -301,14 +305,16 @@ fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Ref
         };
         let records = Batch::parse_trusted(bytes).and_then(|batch| batch.records(INFLATE_BYTES_MAX));
         let records = records.map_err(|error| Refused::new(Code::CorruptBatch, error.to_string()))?;
-        let at = |(offset, record): &(Offset, crate::model::Record)| {
-            offset.0 >= log_start && record.timestamp_ms >= request.timestamp_ms
-        };
-        if let Some((offset, record)) = records.iter().find(|entry| at(entry)) {
-            return Ok(Some(TimePoint {
+        let found = records.iter().find_map(|(offset, record)| {
+            let timestamp_ms = record.timestamp_ms.saturating_add(shift_ms(&marks, offset.0));
+            let is_it = offset.0 >= log_start && timestamp_ms >= request.timestamp_ms;
+            is_it.then_some(TimePoint {
                 offset: *offset,
-                timestamp_ms: record.timestamp_ms,
-            }));
+                timestamp_ms,
+            })
+        });
+        if found.is_some() {
+            return Ok(found);
         }
         // The record that it was found for is before the log start, or was compacted away.
         from = place.offset_next();

@@ -61,6 +61,10 @@ impl Due {
     pub(super) fn pass(&mut self, state: &mut State, key: PartitionKey, log_start: u64) -> Vec<Indexed> {
         let past = state.partition_mut(key).map(|log| log.advance(log_start));
         let past = past.unwrap_or_default();
+        let unmarked = state.partition_mut(key).map(PartitionLog::drop_marks);
+        let unmarked = unmarked.into_iter().flatten();
+        self.garbage
+            .extend(unmarked.map(|first| Garbage::ClockMark(key, first)));
         self.take(state, key, &past);
         past
     }
@@ -142,11 +146,12 @@ fn remove(garbage: &Garbage, ops: &mut Vec<Op>) {
         Garbage::Segment(partition, base_offset) => {
             ops.push(Op::delete(Map::Segments, partition.segment(*base_offset)));
         }
+        Garbage::ClockMark(partition, first) => ops.push(Op::delete(Map::Untrusted, partition.segment(*first))),
         Garbage::Topic(topic) => {
             let key = topic.to_be_bytes().to_vec();
             // A topic key never reaches the last possible one.
             let until = prefix_until(&key).expect("a prefix with a number below its largest");
-            for map in [Map::Partitions, Map::Producers, Map::Losses] {
+            for map in [Map::Partitions, Map::Producers, Map::Losses, Map::Untrusted] {
                 let (key, change) = (key.clone(), Change::DeleteUntil(until.clone()));
                 ops.push(Op { map, key, change });
             }
@@ -165,17 +170,19 @@ impl PartitionLog {
         past
     }
 
-    /// Where the log start should be by the topic's settings. Source: `UnifiedLog.deleteRetentionMsBreachedSegments` and
+    /// Where the log start should be by the topic's settings; without a trusted clock by its size alone. Source:
+    /// `UnifiedLog.deleteRetentionMsBreachedSegments` and
     /// `deleteRetentionSizeBreachedSegments`, with a batch in the place of a segment.
-    fn start_due(&self, settings: &TopicSettings, now: Now) -> u64 {
+    fn start_due(&self, settings: &TopicSettings, trusted: bool, now: Now) -> u64 {
         let mut start = self.log_start;
         if !settings.is_deleted() {
             return start;
         }
+        let retention_ms = settings.retention_ms.filter(|_| trusted);
         let mut bytes = self.bytes;
         for batch in &self.index {
-            let too_old = settings.retention_ms.is_some_and(|retention_ms| {
-                now.wall_ms.saturating_sub(batch.dated_ms(now)) > retention_ms.min(i64::MAX as u64) as i64
+            let too_old = retention_ms.is_some_and(|retention_ms| {
+                now.wall_ms.saturating_sub(self.dated_ms(batch, now)) > retention_ms.min(i64::MAX as u64) as i64
             });
             let rest = bytes - u64::from(batch.bytes);
             let too_much = settings
@@ -205,6 +212,9 @@ impl Desk {
         self.due.look_us = now.mono_us.saturating_add(LOOK_US);
         self.expire(now);
         self.keep_the_quota(now);
+        if !self.clock.is_trusted() {
+            return;
+        }
         let old = |last_ms: i64| now.wall_ms.saturating_sub(last_ms) > EXPIRY_MS;
         let due = &mut self.due;
         self.producers.retain(|place, producer| {
@@ -220,9 +230,10 @@ impl Desk {
         let mut moves = Vec::new();
         {
             let state = self.shared.read_state();
+            let trusted = self.clock.is_trusted();
             for topic in state.topics.values() {
                 for (partition, log) in (0..).zip(&topic.partitions) {
-                    let start = log.start_due(&topic.info.settings, now);
+                    let start = log.start_due(&topic.info.settings, trusted, now);
                     if start > log.log_start {
                         let topic = topic.key;
                         moves.push((PartitionKey { topic, partition }, start));

@@ -23,7 +23,7 @@ const SEGMENT_BYTES: usize = 512 << 10;
 /// Records of so many bytes, before compression, are regrouped into one batch at most.
 const GROUP_BYTES: usize = 64 << 10;
 /// Batches that came in further apart are not regrouped, ms: retention takes whole batches.
-const GROUP_MS: i64 = 60_000;
+const GROUP_MS: u64 = 60_000;
 /// What a batch that headwater packed may unpack to: far above what one is given.
 const INFLATE_BYTES_MAX: usize = 256 << 20;
 
@@ -184,7 +184,7 @@ impl Group {
         let entry = &moving.entry;
         let follows = last.offset_next() == entry.base_offset
             && first.leader_epoch == entry.leader_epoch
-            && entry.append_ms.saturating_sub(first.append_ms) <= GROUP_MS
+            && entry.append_ms.abs_diff(first.append_ms) <= GROUP_MS
             && self.bytes + moving.bytes.len() <= GROUP_BYTES.min(rule.batch_bytes_max);
         follows.then(|| records_of(moving)).flatten()
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::model::Topic;
 
 use super::TopicInfo;
+use super::boots::Boot;
 use super::layout::{BatchEntry, PartitionKey};
 use super::load::Garbage;
 use super::partition::{Home, Indexed, PartitionLog, TailBatch};
@@ -52,6 +53,8 @@ pub(super) struct State {
     pub(super) partitions: usize,
     pub(super) rows: VecDeque<Row>,
     pub(super) commit_number: u64,
+    /// Boots of the machine, in order.
+    pub(super) boots: Vec<Boot>,
     tail_order: VecDeque<PartitionKey>,
     tail_bytes: usize,
 }

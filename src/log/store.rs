@@ -31,13 +31,17 @@ pub enum Map {
     Producers,
     /// Offsets that were given up before their time.
     Losses,
+    /// Boots of the machine, and what is known of their clocks.
+    Boots,
+    /// Offsets that were appended before the clock was trusted.
+    Untrusted,
     /// State that the rooms above own.
     State(Table),
 }
 
 impl Map {
     /// Every map. Its place here is its number in the ring: new ones go to the end.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Meta,
         Self::Topics,
         Self::Partitions,
@@ -51,6 +55,8 @@ impl Map {
         Self::State(Table::Devices),
         Self::State(Table::Forward),
         Self::Losses,
+        Self::Boots,
+        Self::Untrusted,
     ];
 
     /// Its number in the ring.
@@ -82,6 +88,8 @@ impl Map {
             Self::Files => "files",
             Self::Producers => "producers",
             Self::Losses => "losses",
+            Self::Boots => "boots",
+            Self::Untrusted => "untrusted",
             Self::State(Table::Kafka) => "kafka",
             Self::State(Table::MqttSessions) => "mqtt_sessions",
             Self::State(Table::MqttQos2) => "mqtt_qos2",

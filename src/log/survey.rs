@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crate::model::batch::{Batch, Header, RecordViews};
 use crate::model::compression::Inflater;
 
+use super::boots::{self, Boot, ClockMark, UntrustedRange};
 use super::depot::{self, DATABASE, Identity, Looked, OpenError, held_by, look};
 use super::layout::{BatchEntry, Mark, PartitionKey, decode_segment};
 use super::load::{directories, marks, segment, topic_rows};
@@ -125,6 +126,10 @@ pub struct Survey {
     pub(super) topics: BTreeMap<u32, TopicRow>,
     /// What was given up, by topic, partition and offset.
     pub(super) losses: Vec<LossFound>,
+    /// Boots of the machine.
+    pub(super) boots: Vec<Boot>,
+    /// What was appended before the clock was trusted.
+    pub(super) untrusted: Vec<UntrustedRange>,
     pub(super) journal_rows: u64,
     pub(super) segments: u64,
     starts: BTreeMap<PartitionKey, u64>,
@@ -160,6 +165,8 @@ impl Survey {
             identity: None,
             topics: BTreeMap::new(),
             losses: Vec::new(),
+            boots: Vec::new(),
+            untrusted: Vec::new(),
             journal_rows: 0,
             segments: 0,
             starts: BTreeMap::new(),
@@ -204,9 +211,10 @@ impl Survey {
         self.identity = Some(depot::identity(&store)?);
         self.topics = topic_rows(&store)?;
         type Part = fn(&mut Survey, &dyn Store) -> Result<(), StoreError>;
-        let parts: [(&str, Part); 4] = [
+        let parts: [(&str, Part); 5] = [
             ("log start offsets", Self::marks),
             ("loss markers", Self::losses),
+            ("boots", Self::boots),
             ("the journal", Self::journal),
             ("the segments' directory", Self::segments),
         ];
@@ -246,6 +254,24 @@ impl Survey {
             if let Some(row) = self.topics.get(&key.topic) {
                 let (topic, partition) = (row.name.clone(), key.partition);
                 self.losses.push(LossFound { topic, partition, loss });
+            }
+            Ok(true)
+        })
+    }
+
+    fn boots(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        self.boots = boots::boots(store)?;
+        store.scan(Map::Untrusted, &[], None, &mut |key, value| {
+            let (key, mark) = ClockMark::decode(key, value)?;
+            if let Some(row) = self.topics.get(&key.topic) {
+                self.untrusted.push(UntrustedRange {
+                    topic: row.name.clone(),
+                    partition: key.partition,
+                    offset_first: mark.first,
+                    offset_last: mark.next.saturating_sub(1),
+                    boot: mark.boot,
+                    own: mark.own,
+                });
             }
             Ok(true)
         })

@@ -13,6 +13,7 @@ use crate::model::{Code, Record};
 mod admin;
 mod appends;
 mod check;
+mod clock;
 mod compaction;
 mod conformance;
 mod files;

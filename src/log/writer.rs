@@ -81,8 +81,9 @@ impl Writer {
                 None => return Some(desk),
             }
         }
+        let now = desk.clock.time(now);
         desk.look_at_what_is_due(now);
-        if items.is_empty() && !desk.due.has_garbage() {
+        if items.is_empty() && !desk.due.has_garbage() && !desk.clock.is_dirty() {
             return Some(desk);
         }
         let (mut sealed, turn) = desk.prepare(items, now, wakes);

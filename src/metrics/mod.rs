@@ -3,6 +3,7 @@
 
 use prometheus_client::registry::Registry;
 
+mod clock;
 mod compact;
 mod health;
 mod kafka;
@@ -11,6 +12,7 @@ mod mqtt;
 mod net;
 mod upstream;
 
+pub use clock::ClockMetrics;
 pub use compact::CompactMetrics;
 pub use health::Health;
 pub use kafka::KafkaMetrics;
@@ -36,6 +38,8 @@ pub struct Metrics {
     pub net: NetMetrics,
     /// The forwarder.
     pub upstream: UpstreamMetrics,
+    /// The machine's clock.
+    pub clock: ClockMetrics,
 }
 
 impl Metrics {
@@ -47,5 +51,6 @@ impl Metrics {
         self.compact.register(registry);
         self.net.register(registry);
         self.upstream.register(registry);
+        self.clock.register(registry);
     }
 }

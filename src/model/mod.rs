@@ -2,6 +2,7 @@
 //! sans-io session. Nothing here touches sockets, clocks, threads or randomness.
 
 pub mod batch;
+pub mod clock;
 pub mod code;
 pub mod compression;
 pub mod name;

@@ -386,7 +386,7 @@ impl Broker {
                 // Still connected when the broker ended: it is gone since now. A clock that went back costs no session.
                 let gone_ms = match stored.row.gone_ms {
                     0 => now.wall_ms,
-                    gone => gone.min(now.wall_ms),
+                    gone => self.log.corrected(gone).min(now.wall_ms),
                 };
                 let away_ms = u64::try_from(now.wall_ms.saturating_sub(gone_ms)).unwrap_or(0);
                 let left_ms = u64::from(stored.row.expiry_s)

@@ -125,11 +125,13 @@ pub(crate) fn serve_over(
         checkpointer,
         cleaner,
     } = opening;
-    let rooms = Rooms::open(config, log.clone(), metrics, clock)?;
+    // The first that the log is told: before anything is stamped or stored.
+    let watcher = clock::Watcher::begin(&clock, config.clock, &log, &metrics);
+    let rooms = Rooms::open(config, log.clone(), metrics, clock.clone())?;
     let sockets = bind_all(&rooms.config)?;
     let writer = Arc::new(writer);
     let write = || {
-        let writer = Arc::clone(&writer);
+        let (writer, clock) = (Arc::clone(&writer), clock.clone());
         move || writer.run(move || clock.now())
     };
     let threads = [
@@ -140,7 +142,7 @@ pub(crate) fn serve_over(
         spawn("log-cleaner", || cleaner.run())?,
     ];
     let executor = Rc::new(LocalExecutor::new());
-    let served = smol::block_on(executor.run(run(&executor, rooms, sockets, options)));
+    let served = smol::block_on(executor.run(run(&executor, rooms, sockets, watcher, options)));
     // Every session is gone: what they submitted is committed before the process ends.
     log.stop();
     for thread in threads {
@@ -209,6 +211,7 @@ async fn run(
     executor: &Rc<LocalExecutor<'static>>,
     rooms: Rooms,
     sockets: Vec<(Listener, TcpListener)>,
+    watcher: clock::Watcher,
     options: ServeOptions,
 ) -> Result<(), ServeError> {
     let mut signals = async_signal::Signals::new([
@@ -222,6 +225,7 @@ async fn run(
     let statuses = start_upstreams(executor, &rooms);
     start_listeners(executor, &rooms, sockets, statuses, options)?;
     executor.spawn(run_hub(Rc::clone(&rooms))).detach();
+    executor.spawn(watch_clock(watcher)).detach();
     let log = env.log.clone();
     executor.spawn(async move { log.carry_wakes().await }).detach();
     env.metrics.health.set_ready(true);
@@ -377,6 +381,14 @@ async fn run_hub(rooms: Rc<Rooms>) {
         std::task::Poll::<()>::Pending
     });
     deliver.or(rooms.env.stopping.stopped()).await;
+}
+
+/// Looks at the machine's clock, for as long as the broker runs.
+async fn watch_clock(mut watcher: clock::Watcher) {
+    loop {
+        Timer::after(clock::LOOK).await;
+        watcher.look();
+    }
 }
 
 fn start_upstreams(executor: &Rc<LocalExecutor<'static>>, rooms: &Rc<Rooms>) -> upstream::Statuses {

@@ -20,6 +20,8 @@ const REQUEST_BYTES: usize = 1 << 20;
 const FILL_MS: u64 = 5;
 /// New topics are looked for this often.
 const TOPICS_MS: u64 = 250;
+/// While it waits for the clock it looks this often.
+const CLOCK_LOOK_MS: u64 = 500;
 /// After a failed read of the log.
 const UNREADABLE_MS: u64 = 1000;
 /// The error under which our own damaged batches are kept; Kafka has no such number.
@@ -138,6 +140,7 @@ impl Forwarder {
         }
         self.fill_now = false;
         self.fill_due_us = now.after_ms(FILL_MS);
+        let waits = self.waits_for_clock(now);
         let mut held = self.bytes_held();
         let mut lag = 0u64;
         let keys: Vec<LaneKey> = self.lanes.keys().cloned().collect();
@@ -153,12 +156,28 @@ impl Forwarder {
                 let found = lane.check_bounds(&self.log);
                 self.note_found(key, found, now);
             }
-            self.fill_lane(key, bounds.high_watermark, &mut held, now);
+            if !waits {
+                self.fill_lane(key, bounds.high_watermark, &mut held, now);
+            }
         }
         self.counters.lag_records.set(i64::try_from(lag).unwrap_or(i64::MAX));
         self.counters
             .inflight_bytes
             .set(i64::try_from(held).unwrap_or(i64::MAX));
+    }
+
+    /// Without a trusted clock, a link gives the clock some time to be set by it: then what was recorded meanwhile goes
+    /// with its right times.
+    fn waits_for_clock(&mut self, now: Now) -> bool {
+        let (Some(linked_us), false) = (self.linked_us, self.log.clock_trusted()) else {
+            return false;
+        };
+        let until_us = linked_us.saturating_add(self.config.clock_wait_ms.saturating_mul(1000));
+        let waits = now.mono_us < until_us;
+        if waits {
+            self.wake_at(until_us.min(now.after_ms(CLOCK_LOOK_MS)));
+        }
+        waits
     }
 
     fn fill_lane(&mut self, key: &LaneKey, high_watermark: Offset, held: &mut usize, now: Now) {

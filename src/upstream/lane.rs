@@ -162,7 +162,7 @@ impl Lane {
         };
         self.reading = None;
         match result {
-            Ok(read) => self.take_batches(read),
+            Ok(read) => self.take_batches(read, log),
             Err(Refused {
                 code: Code::OffsetOutOfRange,
                 ..
@@ -230,11 +230,13 @@ impl Lane {
         }
     }
 
-    fn take_batches(&mut self, read: ReadBatches) -> Found {
+    fn take_batches(&mut self, read: ReadBatches, log: &Log) -> Found {
         for piece in read.batches {
             for batch in Batch::split_trusted(piece) {
                 match batch {
                     Ok(batch) => {
+                        let shift_ms = log.shift_ms(self.key.0.as_str(), self.key.1, batch.base_offset());
+                        let batch = batch.shifted(shift_ms);
                         self.raw_bytes = self.raw_bytes.saturating_add(batch.bytes().len());
                         self.raw.push_back(batch);
                     }

@@ -96,6 +96,8 @@ pub struct Forwarder {
     topics_due_us: u64,
     fill_due_us: u64,
     fill_now: bool,
+    /// When the first link came to be.
+    linked_us: Option<u64>,
     /// Which target is first in the next request, so that all get their turn.
     turn: usize,
     stop_by_us: Option<u64>,
@@ -142,6 +144,7 @@ impl Forwarder {
             topics_seen: None,
             topics_due_us: 0,
             fill_due_us: 0,
+            linked_us: None,
             fill_now: true,
             turn: 0,
             stop_by_us: None,
@@ -198,6 +201,7 @@ impl Forwarder {
     /// The connection of a `Command::Connect` is there.
     pub fn connected(&mut self, link: LinkId, now: Now) {
         self.links.connected(link, now);
+        self.linked_us.get_or_insert(now.mono_us);
         let client = &self.client_id;
         self.links.ask(link, links::Asked::Versions, 0, 0, now, |c| {
             wire::versions_request(c, client)

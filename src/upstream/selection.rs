@@ -80,6 +80,7 @@ mod tests {
             topic_name: topic_name.into(),
             request_timeout_ms: 0,
             backoff_ms_max: 0,
+            clock_wait_ms: 120_000,
             inflight_bytes_max: 0,
         };
         Selection::new(&upstream, "gw-1")

@@ -52,6 +52,7 @@ class Broker:
         self.mqtt, self.kafka, self.compact, self.http = free_ports(4)
         self.config = config
         self.sets = list(sets)
+        self.environment = {}
         self.process = None
         self.starts = 0
 
@@ -83,7 +84,7 @@ class Broker:
         for item in self.sets:
             command += ["--set", item]
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **self.environment})
         self.starts += 1
         if wait:
             self.wait_ready()

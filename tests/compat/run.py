@@ -15,7 +15,7 @@ SUITES = {
     "clients": ["test_librdkafka", "test_admin", "test_kafka_python", "test_aiokafka", "test_kcat", "test_java", "test_mqtt", "test_mosquitto", "test_cli", "test_inspect", "test_demo"],
     "input": ["test_input"],
     "abuse": ["test_abuse", "test_abuse_kafka"],
-    "disk": ["test_full_disk", "test_quota", "test_compaction", "test_formats"],
+    "disk": ["test_full_disk", "test_quota", "test_clock", "test_formats", "test_compaction"],
     "upstream": ["test_upstream", "test_demo_upstream"],
     "kill": ["test_kill"],
 }

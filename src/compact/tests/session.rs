@@ -183,3 +183,37 @@ fn devices_that_come_and_go_before_their_first_commit_are_counted_once_each() {
     line.send(&hello_of("c"), START);
     assert_eq!(line.said(), [Said::Bye(Code::TOO_MANY_DEVICES)]);
 }
+
+#[test]
+fn a_session_from_before_the_clock_was_set_must_say_hello_again() {
+    let bench = Bench::new();
+    let clock = |now: Now, correction_ms| crate::log::BootClock {
+        id: [1; 16],
+        offset_ms: 0,
+        trusted: correction_ms != 0,
+        correction_ms: Some(correction_ms).filter(|ms| *ms != 0),
+        now,
+    };
+    bench.log.set_clock(clock(START, 0));
+    let mut line = bench.session();
+    line.hello(5, 1);
+    let second = publish(2, "t", b"2");
+    assert_eq!(line.publish(1), [Said::Ack(1)]);
+    // Time passes, and nothing happens; then the clock is set.
+    line.send(&second, later(5_000));
+    assert_eq!(line.said(), [Said::Ack(2)]);
+    let by_ms = 86_400_000;
+    let set = Now {
+        wall_ms: later(6_000).wall_ms + by_ms,
+        ..later(6_000)
+    };
+    bench.log.set_clock(clock(set, by_ms));
+    line.send(&publish(3, "t", b"3"), set);
+    assert_eq!(line.said(), [Said::Bye(Code::HELLO_REQUIRED)]);
+    let mut again = bench.session();
+    again.send(&hello(5, 3, None), set);
+    assert_eq!(again.said(), [Said::Hello { last: 2 }]);
+    again.send(&publish(3, "t", b"3"), set);
+    assert_eq!(again.said(), [Said::Ack(3)]);
+    assert_eq!(bench.values(), numbers(1..=3));
+}

@@ -5,9 +5,10 @@ use std::fmt::Debug;
 use std::str::FromStr;
 
 use super::super::bodies::Extent;
+use super::super::boots::{Boot, BootState, ClockMark};
 use super::super::layout::{BatchEntry, Directory, Mark, PartitionKey, decode_segment, encode_segment, journal_key};
 use super::super::producers::{Producer, Sequenced};
-use super::super::store::{Change, StoreError};
+use super::super::store::{Change, Op, StoreError};
 
 const STORE: &str = include_str!("../../../tests/golden/store.txt");
 
@@ -172,16 +173,8 @@ fn rows_of_partitions_are_as_they_were() {
         let (field, mark) = field.unwrap_or_else(|| panic!("{}", vector.name));
         let mark = mark(vector.partition(), vector.number(field));
         assert_eq!(Mark::decode(key, value), Ok(mark), "{}", vector.name);
-        let op = mark.op();
-        let Change::Put(slices) = op.change else {
-            panic!("{}", vector.name)
-        };
-        assert_eq!(
-            (op.key, slices.concat()),
-            (key.clone(), value.clone()),
-            "{}",
-            vector.name
-        );
+        let told = [key.clone(), value.clone()];
+        assert_eq!(put(mark.op()), told, "{}", vector.name);
     }
 }
 
@@ -209,6 +202,57 @@ fn producers_are_as_they_were() {
         );
         assert_eq!(producer.encode(), *value, "{}", vector.name);
         assert_eq!(Producer::decode(value), Ok(producer), "{}", vector.name);
+    }
+}
+
+/// Key and value that an operation puts.
+fn put(op: Op) -> [Vec<u8>; 2] {
+    match op.change {
+        Change::Put(pieces) => [op.key, pieces.concat()],
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn boots_and_marks_are_as_they_were() {
+    for vector in vectors("boot") {
+        let (until_ms, by_ms) = (vector.number("until_ms"), vector.number("by_ms"));
+        let boot = Boot {
+            number: vector.number("number"),
+            id: [vector.number("id"); 16],
+            offset_ms: vector.number("offset_ms"),
+            begun_ms: vector.number("begun_ms"),
+            seen_ms: vector.number("seen_ms"),
+            state: match vector.number("state") {
+                0 => BootState::Untrusted,
+                1 => BootState::Trusted,
+                _ => BootState::Corrected { until_ms, by_ms },
+            },
+        };
+        let [key, value] = put(boot.op());
+        assert_eq!([&key, &value], [&vector.bytes[0], &vector.bytes[1]], "{}", vector.name);
+        assert_eq!(Boot::decode(&key, &value), Ok(boot), "{}", vector.name);
+        every_bit_counts(vector.name, &value, |value| Boot::decode(&key, value));
+    }
+    for vector in vectors("clock-mark") {
+        let mark = ClockMark {
+            first: vector.number("first"),
+            next: vector.number("next"),
+            boot: vector.number("boot"),
+            own: vector.number::<u8>("own") == 1,
+            by_ms: 0,
+            until_ms: 0,
+        };
+        let partition = vector.partition();
+        let [key, value] = put(mark.op(partition));
+        assert_eq!([&key, &value], [&vector.bytes[0], &vector.bytes[1]], "{}", vector.name);
+        assert_eq!(
+            ClockMark::decode(&key, &value),
+            Ok((partition, mark)),
+            "{}",
+            vector.name
+        );
+        every_bit_counts(vector.name, &value, |value| ClockMark::decode(&key, value));
     }
 }
 

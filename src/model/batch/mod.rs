@@ -40,7 +40,7 @@ pub use error::{BatchError, RecordFault};
 pub use header::{HEADER_BYTES, Header};
 pub use pack::{Packer, pack, pack_compressed, pack_into, packed_bytes, recompress};
 pub use retain::{Retained, retain};
-pub use stamp::{stamp, stamp_append_time, stamp_producer};
+pub use stamp::{shift_time, stamp, stamp_append_time, stamp_producer};
 pub use view::{HeaderView, Headers, RecordView, RecordViews};
 
 /// One batch whose header and CRC are right.
@@ -75,6 +75,16 @@ impl Batch {
             });
         }
         Ok(Self { bytes, header })
+    }
+
+    /// The same batch with every timestamp moved.
+    pub fn shifted(self, by_ms: i64) -> Self {
+        if by_ms == 0 {
+            return self;
+        }
+        let mut bytes = self.bytes.to_vec();
+        shift_time(&mut bytes, by_ms);
+        Self::parse_trusted(bytes.into()).unwrap_or(self)
     }
 
     /// The batches that follow each other in `bytes`, as a read gives them, each checked as by `parse`. Ends after an error.

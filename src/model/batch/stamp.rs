@@ -23,6 +23,15 @@ pub fn stamp_append_time(batch: &mut [u8], time_ms: i64) {
     renew_crc(batch);
 }
 
+/// Moves the timestamp of every record, and renews the CRC: records hold theirs less the batch's.
+pub fn shift_time(batch: &mut [u8], by_ms: i64) {
+    for at in [27, 35] {
+        let time_ms = i64::from_be_bytes(*batch[at..].first_chunk().expect("a whole batch header"));
+        put(batch, at, time_ms.saturating_add(by_ms).to_be_bytes());
+    }
+    renew_crc(batch);
+}
+
 /// Makes it a batch of this producer, and renews the CRC: how the forwarder sends on what another producer had made.
 pub fn stamp_producer(
     batch: &mut [u8],

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Client, MqttSession, OUTPUT_BYTES_MAX};
+use crate::log::Log;
 use crate::model::Now;
 use crate::mqtt::codec::Delivery;
 use crate::mqtt::outbox::Queued;
@@ -27,7 +28,7 @@ impl MqttSession {
                 continue;
             }
             let metrics = self.broker.metrics();
-            let expiry_s = match left_s(&queued, now) {
+            let expiry_s = match left_s(&queued, &self.broker.log, now) {
                 Ok(left_s) => left_s,
                 Err(Expired) => {
                     metrics.add(&metrics.dropped_out, "expired", 1);
@@ -65,11 +66,12 @@ impl MqttSession {
 struct Expired;
 
 /// Seconds left of the message's expiry interval, if it has one.
-fn left_s(queued: &Queued, now: Now) -> Result<Option<u32>, Expired> {
+fn left_s(queued: &Queued, log: &Log, now: Now) -> Result<Option<u32>, Expired> {
     let Some(interval_s) = queued.message.properties.expiry_s else {
         return Ok(None);
     };
-    let waited_ms = now.wall_ms.saturating_sub(queued.message.timestamp_ms).max(0);
+    let came_ms = log.corrected(queued.message.timestamp_ms);
+    let waited_ms = now.wall_ms.saturating_sub(came_ms).max(0);
     let waited_s = u32::try_from(waited_ms.wrapping_div(1000)).unwrap_or(u32::MAX);
     match interval_s.checked_sub(waited_s) {
         None | Some(0) => Err(Expired),

@@ -11,6 +11,7 @@
 
 mod bounds;
 mod centre;
+mod clock;
 mod delivery;
 mod refused;
 mod restart;

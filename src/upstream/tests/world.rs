@@ -38,6 +38,7 @@ pub(super) fn config() -> config::Upstream {
         topic_name: "{topic}".into(),
         request_timeout_ms: 5_000,
         backoff_ms_max: 2_000,
+        clock_wait_ms: 120_000,
         inflight_bytes_max: 1 << 20,
     }
 }
