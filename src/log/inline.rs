@@ -25,6 +25,9 @@ pub(super) fn topic_defaults() -> TopicDefaults {
         retention_ms: None,
         retention_bytes: None,
         priority: 5,
+        hold_until_forwarded: false,
+        hold_ms_max: None,
+        hold_bytes_max: None,
         batch_bytes_max: 1 << 20,
     }
 }
@@ -37,6 +40,7 @@ pub(super) fn options(now: Now) -> OpenOptions {
         topic_defaults: topic_defaults(),
         limits: config.limits,
         topics: Vec::new(),
+        carriers: Vec::new(),
         metrics: Arc::default(),
         now,
         store_id: *b"headwater-inline",

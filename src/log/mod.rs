@@ -15,6 +15,7 @@ mod disk;
 mod draft;
 #[cfg(test)]
 pub(crate) mod fault;
+mod floors;
 mod inline;
 mod inspect;
 mod keeper;
@@ -62,6 +63,7 @@ pub use admin::{Cut, CutAnswers, SettingChange, TopicChange};
 pub use check::{CheckReport, check};
 pub use checkpoint::Checkpointer;
 pub use depot::OpenError;
+pub use floors::Carrier;
 pub use inspect::{DataFile, FileOnDisk, InspectReport, StateTable, StoreFound, TopicFound, inspect};
 pub use loss::{Loss, LossFound, LossReason};
 pub use open::{OpenOptions, Opening};
@@ -198,6 +200,12 @@ impl Log {
             }
         }
         losses
+    }
+
+    /// A carrier (by its name in `OpenOptions`) has durably carried away what is before `floor`; `None`: the topic is gone, or it does
+    /// not carry it any more. Until it was told once, nothing counts as carried away.
+    pub fn set_floor(&self, carrier: &str, topic_id: [u8; 16], partition: Partition, floor: Option<Offset>) {
+        self.shared.floors().set(carrier, (topic_id, partition.0), floor);
     }
 
     /// Reads batches: at once from the tail cache, else by the reader thread. `Code::OffsetOutOfRange` (with the bounds in the

@@ -10,6 +10,7 @@ use crate::model::{Now, Offset, Partition, Topic};
 use super::depot::{Depot, Directory, OpenError};
 use super::desk::Desk;
 use super::draft::Rules;
+use super::floors::{Carrier, Floors};
 use super::keeper::{Keeper, Opened};
 use super::load::{Loaded, topic_key_op, topic_op};
 use super::queue::Item;
@@ -36,6 +37,8 @@ pub struct OpenOptions {
     pub limits: Limits,
     /// Every `[[topic]]`
     pub topics: Vec<TopicEntry>,
+    /// Who carries records away: retention waits for them where a topic says so.
+    pub carriers: Vec<Carrier>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
     /// The time of opening.
@@ -85,6 +88,7 @@ impl Log {
             rules.clone(),
             &options.storage,
             State::default(),
+            Floors::new(options.carriers),
         ));
         let mut desk = Desk::new(Arc::clone(&shared), rules, options.storage.quota);
         let mut wakes = Wakes::default();

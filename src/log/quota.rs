@@ -11,8 +11,8 @@ use crate::model::{Code, Now};
 
 use super::desk::Desk;
 use super::layout::PartitionKey;
-use super::loss::Loss;
-use super::retention::Due;
+use super::loss::LossReason;
+use super::retention::{Due, forwarded};
 use super::shared::Shared;
 use super::{Refused, TopicSettings};
 
@@ -171,28 +171,39 @@ impl Desk {
         shared.metrics.health.degrade("quota", line);
     }
 
-    /// Gives up batches of so many bytes: by priority, then by age. Gives how many bytes went, and a priority: refusing topics below
+    /// Gives up batches of so many bytes: by priority, then what need not be held, then by age. Gives how many bytes went, and a priority: refusing topics below
     /// it had nothing beside them that could have gone in their place.
     fn shed(&mut self, wanted: u64, now: Now) -> (u64, u8) {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.write_state();
+        let floors = shared.floors();
         let mut heap = BinaryHeap::new();
         for topic in state.topics.values() {
             let settings = &topic.info.settings;
             if settings.shed == Shed::Refuse {
                 continue;
             }
+            let floor_of = floors.of_topic(&topic.info);
             for (partition, log) in (0..).zip(&topic.partitions) {
                 if let Some(first) = log.index.front() {
                     let topic = topic.key;
-                    let key = PartitionKey { topic, partition };
-                    heap.push(Reverse((settings.priority, first.append_ms, key, 0_usize)));
+                    let (key, floor) = (PartitionKey { topic, partition }, floor_of(partition));
+                    let is_held = first.offset_next() > floor;
+                    heap.push(Reverse((
+                        settings.priority,
+                        is_held,
+                        first.append_ms,
+                        key,
+                        0_usize,
+                        floor,
+                    )));
                 }
             }
         }
+        drop(floors);
         let (mut freed, mut highest, mut starts) = (0, 0, BTreeMap::new());
         while freed < wanted
-            && let Some(Reverse((priority, _, key, at))) = heap.pop()
+            && let Some(Reverse((priority, _, _, key, at, floor))) = heap.pop()
         {
             let log = state.partition(key);
             let Some(batch) = log.and_then(|log| log.index.get(at)) else {
@@ -200,25 +211,29 @@ impl Desk {
             };
             freed += u64::from(batch.bytes);
             highest = priority;
-            starts.insert(key, batch.offset_next());
+            starts.insert(key, (batch.offset_next(), floor));
             if let Some(next) = log.and_then(|log| log.index.get(at + 1)) {
-                heap.push(Reverse((priority, next.append_ms, key, at + 1)));
+                let is_held = next.offset_next() > floor;
+                heap.push(Reverse((priority, is_held, next.append_ms, key, at + 1, floor)));
             }
         }
         if freed < wanted {
             highest = ALL_PRIORITIES;
         }
         let (mut records, mut bytes) = (0, 0);
-        for (key, start) in starts {
+        for (key, (start, floor)) in starts {
             let log_start = state.partition(key).map_or(0, |log| log.log_start);
             let past = self.due.pass(&mut state, key, start);
             self.due.start(key, start);
-            if let Some(loss) = Loss::of(&past, log_start, now.wall_ms)
-                && let Some(log) = state.partition_mut(key)
-            {
+            let (free, held) = past.split_at(forwarded(&past, floor));
+            for (past, reason) in [(free, LossReason::Quota), (held, LossReason::QuotaUnforwarded)] {
+                let lost = self.due.lose(&mut state, (key, log_start), past, now, reason);
+                let Some(loss) = lost else { continue };
                 records += loss.records();
                 bytes += loss.bytes;
-                self.due.lose(key, log.lose(loss));
+                if reason.is_unforwarded() {
+                    shared.metrics.log.unforwarded_records.inc_by(loss.records());
+                }
             }
         }
         shared.metrics.log.shed(records, bytes);

@@ -16,6 +16,7 @@ mod check;
 mod conformance;
 mod files;
 mod golden;
+mod hold;
 mod inspect;
 mod machine;
 mod quota;

@@ -44,6 +44,12 @@ pub struct TopicSettings {
     pub priority: u8,
     /// `shed`: what goes when the quota is reached and it is this topic's turn.
     pub shed: Shed,
+    /// `hold.until.forwarded`: retention waits until whoever carries the topic's records away has done so (`Carrier`).
+    pub hold_until_forwarded: bool,
+    /// `hold.max.ms`: for how long at most after they came in.
+    pub hold_ms_max: Option<u64>,
+    /// `hold.max.bytes`: up to how many bytes a partition.
+    pub hold_bytes_max: Option<u64>,
 }
 
 /// A topic to be made. What is `None` comes from the topic defaults of the configuration.
@@ -83,7 +89,7 @@ pub(super) fn first_offset(generation: u32) -> u64 {
 }
 
 /// Names that are taken.
-const SETTINGS: [&str; 11] = [
+const SETTINGS: [&str; 14] = [
     "retention.ms",
     "retention.bytes",
     "max.message.bytes",
@@ -91,6 +97,9 @@ const SETTINGS: [&str; 11] = [
     "cleanup.policy",
     "priority",
     "shed",
+    "hold.until.forwarded",
+    "hold.max.ms",
+    "hold.max.bytes",
     "compression.type",
     "segment.bytes",
     "segment.ms",
@@ -114,6 +123,9 @@ impl TopicRow {
             packed_codec: None,
             priority: defaults.priority,
             shed: Shed::default(),
+            hold_until_forwarded: defaults.hold_until_forwarded,
+            hold_ms_max: defaults.hold_ms_max,
+            hold_bytes_max: defaults.hold_bytes_max,
         };
         for (name, value) in &self.settings {
             set(&mut settings, name, value)?;
@@ -126,6 +138,12 @@ impl TopicRow {
             pin(entry.retention_bytes.is_some(), "retention.bytes");
             pin(entry.priority.is_some(), "priority");
             pin(entry.shed.is_some(), "shed");
+            pin(entry.hold_until_forwarded.is_some(), "hold.until.forwarded");
+            pin(entry.hold_ms_max.is_some(), "hold.max.ms");
+            pin(entry.hold_bytes_max.is_some(), "hold.max.bytes");
+            settings.hold_until_forwarded = entry.hold_until_forwarded.unwrap_or(settings.hold_until_forwarded);
+            settings.hold_ms_max = entry.hold_ms_max.unwrap_or(settings.hold_ms_max);
+            settings.hold_bytes_max = entry.hold_bytes_max.unwrap_or(settings.hold_bytes_max);
             settings.shed = entry.shed.unwrap_or(settings.shed);
             settings.retention_ms = entry.retention_ms.unwrap_or(settings.retention_ms);
             settings.retention_bytes = entry.retention_bytes.unwrap_or(settings.retention_bytes);
@@ -188,6 +206,12 @@ fn set(settings: &mut TopicSettings, name: &str, value: &str) -> Result<(), Refu
             let priority = value.parse().ok().filter(|priority| *priority <= 9);
             settings.priority = priority.ok_or_else(|| bad("0 (shed first) to 9 (shed last)"))?;
         }
+        "hold.until.forwarded" => {
+            let hold = value.parse().map_err(|_| bad("true or false"))?;
+            settings.hold_until_forwarded = hold;
+        }
+        "hold.max.ms" => settings.hold_ms_max = unlimited()?,
+        "hold.max.bytes" => settings.hold_bytes_max = unlimited()?,
         "shed" => settings.shed = Shed::parse(value).ok_or_else(|| bad("oldest or refuse"))?,
         "compression.type" => {
             settings.packed_codec = match value {
@@ -382,6 +406,9 @@ mod tests {
             retention_bytes: None,
             priority: None,
             shed: None,
+            hold_until_forwarded: None,
+            hold_ms_max: None,
+            hold_bytes_max: None,
         };
         let spec = TopicSpec {
             name: entry.name.clone(),

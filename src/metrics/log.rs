@@ -62,6 +62,8 @@ pub struct LogMetrics {
     pub shed_bytes: Counter,
     /// Bytes of batches that were laid together by partition.
     pub sealed_bytes: Counter,
+    /// Records that went although they were held for somebody who was to forward them.
+    pub unforwarded_records: Counter,
 }
 
 /// A code as a label.
@@ -100,6 +102,7 @@ impl Default for LogMetrics {
             shed_records: Counter::default(),
             shed_bytes: Counter::default(),
             sealed_bytes: Counter::default(),
+            unforwarded_records: Counter::default(),
         }
     }
 }
@@ -201,5 +204,10 @@ impl LogMetrics {
         r.register("shed_bytes", "Bytes given up for the quota", self.shed_bytes.clone());
         let sealed = self.sealed_bytes.clone();
         r.register("sealed_bytes", "Bytes of batches laid together by partition", sealed);
+        r.register(
+            "unforwarded_records",
+            "Records that retention or the quota took while they were held for an upstream",
+            self.unforwarded_records.clone(),
+        );
     }
 }

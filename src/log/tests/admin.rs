@@ -284,6 +284,9 @@ fn what_the_file_fixes_is_refused_with_its_line() {
         retention_bytes: None,
         priority: None,
         shed: None,
+        hold_until_forwarded: None,
+        hold_ms_max: None,
+        hold_bytes_max: None,
     }];
     let depot = memory::MemoryDepot::default();
     let log = inline::open_in(Box::new(depot), options).unwrap();
