@@ -365,7 +365,8 @@ fn storage(s: &mut Section<'_>) -> Result<Storage, Mistake> {
     })
 }
 
-const PARTITIONS_MAX: u64 = 1024;
+/// Of one topic.
+const PARTITIONS_MAX: u64 = 10_000;
 
 /// How long, and how much of a partition, `hold_until_forwarded` keeps at most.
 const HOLD_TIME: &str = "30d";
@@ -527,7 +528,7 @@ fn limits(s: &mut Section<'_>) -> Result<Limits, Mistake> {
     Ok(Limits {
         connections: s.number("connections", 1..=1_000_000, 1024)? as usize,
         topics: s.number("topics", 1..=100_000, 1000)? as usize,
-        partitions: s.number("partitions", 1..=100_000, 4000)? as usize,
+        partitions: s.number("partitions", 1..=100_000, 10_000)? as usize,
         mqtt_packet_bytes: s.size("mqtt_packet", "1KiB", "64MiB", "1MiB")?,
         mqtt_inflight: s.number("mqtt_inflight", 1..=65_535, 1024)? as u16,
         mqtt_outbound_bytes: s.size("mqtt_outbound", "16KiB", "256MiB", "1MiB")?,

@@ -62,7 +62,7 @@ fn every_refusal_has_a_place_a_cause_and_something_to_try() {
         ),
         (
             "[topic_defaults]\npartitions = 0\n",
-            "headwater.toml:2: topic_defaults.partitions = 0 is out of range. Try: partitions = a whole number from 1 to 1024",
+            "headwater.toml:2: topic_defaults.partitions = 0 is out of range. Try: partitions = a whole number from 1 to 10000",
         ),
         (
             "[topic_defaults]\nretention_time = \"7\"\n",

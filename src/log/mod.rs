@@ -165,6 +165,20 @@ impl Log {
         admin::after(change, &state, &rules).map(drop)
     }
 
+    /// Gives a topic more partitions, durably: so many in all. What has a key may go to another partition from then on, as in Kafka.
+    /// `Code::UnknownTopic`, `InvalidPartitions` for no more than before, `TooManyTopics` past the limit.
+    pub fn add_partitions(&self, name: &Topic, partitions: u32, waker: &Waker) -> Ticket<Arc<TopicInfo>> {
+        let (promise, ticket) = ticket(waker);
+        self.push(Item::Admin(Admin::AddPartitions(name.clone(), partitions, promise)));
+        ticket
+    }
+
+    /// Checks whether a topic could have so many partitions.
+    pub fn check_partitions(&self, name: &Topic, partitions: u32) -> Result<(), Refused> {
+        let rules = self.shared.rules();
+        admin::grown(name, partitions, &self.shared.read_state(), &rules).map(drop)
+    }
+
     /// A topic by name.
     pub fn topic(&self, name: &str) -> Option<Arc<TopicInfo>> {
         let state = self.shared.read_state();
@@ -299,7 +313,12 @@ impl Log {
     /// A log over the in-memory store that commits on the caller's thread: for tests of the rooms above. `now` is the time
     /// every submission sees until `set_now` turns it.
     pub fn inline(now: Now) -> Self {
-        inline::open(now)
+        inline::open_with(now, Vec::new())
+    }
+
+    /// The same, whose retention waits for these.
+    pub fn inline_with(now: Now, carriers: Vec<Carrier>) -> Self {
+        inline::open_with(now, carriers)
     }
 
     /// Turns the clock of an inline log and runs what is due (retention).

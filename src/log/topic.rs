@@ -294,6 +294,16 @@ const BATCH_BYTES_CEILING: usize = 64 << 20;
 /// Kafka's own bound is far above what one gateway holds.
 const PARTITIONS_A_TOPIC_MAX: usize = 10_000;
 
+/// Checks that there can be a topic of so many partitions.
+pub(super) fn check_partitions(name: &Topic, partitions: u32, partitions_max: usize) -> Result<(), Refused> {
+    let most = partitions_max.min(PARTITIONS_A_TOPIC_MAX);
+    if (1..=most).contains(&(partitions as usize)) {
+        return Ok(());
+    }
+    let why = format!("topic {name} cannot have {partitions} partitions. Try: 1 to {most}");
+    Err(Refused::new(Code::InvalidPartitions, why))
+}
+
 /// Checks a topic to be made and gives the row to store, without its id and generation. `partitions_max`: of the whole node.
 pub(super) fn row(
     spec: &TopicSpec,
@@ -303,14 +313,7 @@ pub(super) fn row(
 ) -> Result<TopicRow, Refused> {
     let partitions = entry.and_then(|entry| entry.partitions).or(spec.partitions);
     let partitions = partitions.unwrap_or(defaults.partitions);
-    let most = partitions_max.min(PARTITIONS_A_TOPIC_MAX);
-    if !(1..=most).contains(&(partitions as usize)) {
-        let why = format!(
-            "topic {} cannot have {partitions} partitions. Try: 1 to {most}",
-            spec.name
-        );
-        return Err(Refused::new(Code::InvalidPartitions, why));
-    }
+    check_partitions(&spec.name, partitions, partitions_max)?;
     let row = TopicRow {
         name: spec.name.to_string(),
         id: [0; 16],

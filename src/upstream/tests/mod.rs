@@ -12,6 +12,7 @@
 mod bounds;
 mod centre;
 mod delivery;
+mod hold;
 mod refused;
 mod restart;
 mod trouble;
