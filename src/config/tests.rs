@@ -185,7 +185,7 @@ fn a_wrong_set_is_named_as_such() {
         ),
         (
             "topic_defaults.partitions=many",
-            "--set topic_defaults.partitions: topic_defaults.partitions cannot be a string. Try: partitions = a whole number from 1 to 1024",
+            "--set topic_defaults.partitions: topic_defaults.partitions cannot be a string. Try: partitions = a whole number from 1 to 10000",
         ),
     ] {
         assert_eq!(refusal("", &[set]), said);

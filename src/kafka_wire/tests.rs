@@ -233,7 +233,7 @@ fn every_descriptor_agrees_with_the_codec_in_every_version() {
     agrees_both::<DeleteRecordsRequest>(Api::DeleteRecords);
     agrees_both::<AlterConfigsRequest>(Api::AlterConfigs);
     agrees_both::<IncrementalAlterConfigsRequest>(Api::IncrementalAlterConfigs);
-    assert_eq!(Api::all().count(), 15);
+    assert_eq!(Api::all().count(), 16);
 }
 
 #[test]

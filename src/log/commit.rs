@@ -100,7 +100,11 @@ impl Commit {
                 bytes,
             });
         }
-        self.row = Some(Row { number, live });
+        self.row = Some(Row {
+            number,
+            live,
+            past_bytes: 0,
+        });
     }
 
     /// It is durable: memory learns of it.

@@ -3,7 +3,7 @@
 //! have and refuse new records instead, once it is their turn.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use crate::config::{Quota, Shed};
@@ -12,8 +12,10 @@ use crate::model::{Code, Now};
 use super::desk::Desk;
 use super::layout::PartitionKey;
 use super::loss::LossReason;
+use super::partition::Indexed;
 use super::retention::{Due, forwarded};
 use super::shared::Shared;
+use super::state::State;
 use super::{Refused, TopicSettings};
 
 /// One above every priority.
@@ -31,7 +33,12 @@ pub(super) struct Keep {
     passes: u64,
     /// Measured before this flush, the data files still hold what is past.
     counts_from: u64,
+    /// By the newest measurements, each with its flush: bytes that the data files took beyond those of batches.
+    beyond: VecDeque<(u64, u64)>,
 }
+
+/// Measurements that are remembered. What is past and not removed yet is in each of them, but not always much.
+const BEYOND_KEPT: usize = 8;
 
 /// Who is refused while the quota is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +78,7 @@ impl Keep {
             limit: 0,
             passes: 0,
             counts_from: 0,
+            beyond: VecDeque::new(),
         }
     }
 
@@ -93,19 +101,31 @@ impl Keep {
         self.grown >= self.step() / 4
     }
 
-    /// The bytes that count: those of the index as they are, those of batches as they will be once everything past is removed.
+    /// The bytes that count: those of the index as they are, those of batches as they will be once everything that can be removed is.
     fn used(&mut self, shared: &Shared, due: &Due) -> u64 {
         let (usage, flushes_begun) = shared.usage();
-        let held = shared.read_state().held_bytes();
+        let held = {
+            let state = shared.read_state();
+            state.held_bytes() + state.pinned_bytes
+        };
         self.limit = self.quota.bytes(usage.disk_bytes);
         if due.has_garbage() || due.passes() != self.passes {
             self.passes = due.passes();
             // A flush that began before the newest removal was durable does not free its space, nor may the next one.
             self.counts_from = flushes_begun + 2;
         }
+        if self.beyond.back().is_none_or(|(flush, _)| *flush != usage.flush) {
+            self.beyond
+                .push_back((usage.flush, usage.body_bytes.saturating_sub(held)));
+        }
+        if self.beyond.len() > BEYOND_KEPT {
+            self.beyond.pop_front();
+        }
+        // Blocks that lie between what is past and what is not, of which a busy broker has always some.
+        let beyond = self.beyond.iter().map(|(_, bytes)| *bytes).min().unwrap_or(0);
         let bodies = match usage.flush >= self.counts_from {
             true => held.max(usage.body_bytes),
-            false => held,
+            false => held + beyond,
         };
         let used = usage.index_bytes + bodies;
         let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -189,41 +209,36 @@ impl Desk {
                     let topic = topic.key;
                     let (key, floor) = (PartitionKey { topic, partition }, floor_of(partition));
                     let is_held = first.offset_next() > floor;
-                    heap.push(Reverse((
-                        settings.priority,
-                        is_held,
-                        first.append_ms,
-                        key,
-                        0_usize,
-                        floor,
-                    )));
+                    heap.push(Reverse((settings.priority, is_held, first.append_ms, key, floor)));
                 }
             }
         }
         drop(floors);
-        let (mut freed, mut highest, mut starts) = (0, 0, BTreeMap::new());
+        let (mut freed, mut highest, mut gone) = (0, 0, BTreeMap::new());
         while freed < wanted
-            && let Some(Reverse((priority, _, _, key, at, floor))) = heap.pop()
+            && let Some(Reverse((priority, _, _, key, floor))) = heap.pop()
         {
-            let log = state.partition(key);
-            let Some(batch) = log.and_then(|log| log.index.get(at)) else {
-                continue;
-            };
-            freed += u64::from(batch.bytes);
+            let first = |state: &State| state.partition(key).and_then(|log| log.index.front().copied());
+            let Some(batch) = first(&state) else { continue };
+            let log_start = state.partition(key).map_or(0, |log| log.log_start);
+            let pinned = state.pinned_bytes;
+            let past = self.due.pass(&mut state, key, batch.offset_next());
+            // One that shares its row with what stays frees nothing; the last one frees what was pinned.
+            freed += u64::from(batch.bytes) + pinned - state.pinned_bytes;
             highest = priority;
-            starts.insert(key, (batch.offset_next(), floor));
-            if let Some(next) = log.and_then(|log| log.index.get(at + 1)) {
+            let (.., batches) = gone.entry(key).or_insert((log_start, floor, Vec::new()));
+            batches.extend(past);
+            if let Some(next) = first(&state) {
                 let is_held = next.offset_next() > floor;
-                heap.push(Reverse((priority, is_held, next.append_ms, key, at + 1, floor)));
+                heap.push(Reverse((priority, is_held, next.append_ms, key, floor)));
             }
         }
         if freed < wanted {
             highest = ALL_PRIORITIES;
         }
         let (mut records, mut bytes) = (0, 0);
-        for (key, (start, floor)) in starts {
-            let log_start = state.partition(key).map_or(0, |log| log.log_start);
-            let past = self.due.pass(&mut state, key, start);
+        for (key, (log_start, floor, past)) in gone {
+            let start = past.last().map_or(log_start, Indexed::offset_next);
             self.due.start(key, start);
             let (free, held) = past.split_at(forwarded(&past, floor));
             for (past, reason) in [(free, LossReason::Quota), (held, LossReason::QuotaUnforwarded)] {
