@@ -67,7 +67,8 @@ priority = 9
 SERIES = {
     "all files": ("MiB", MIB, 0.10, 4 * MIB),
     "database": ("MiB", MIB, 0.15, 2 * MIB),
-    "ring": ("MiB", MIB, 0.10, 1 * MIB),
+    # It grows from 8 to 32 MiB where the disk is too slow for the load, and stays there; the quota counts it.
+    "ring": ("MiB", MIB, 0.10, 24 * MIB),
     "data files": ("MiB", MIB, 0.15, 4 * MIB),
     "resident": ("MiB", MIB, 0.10, 3 * MIB),
     "ack p50": ("ms", 1e-3, 0.50, 1e-3),
