@@ -100,11 +100,7 @@ impl Commit {
                 bytes,
             });
         }
-        self.row = Some(Row {
-            number,
-            live,
-            past_bytes: 0,
-        });
+        self.row = Some(Row { number, live });
     }
 
     /// It is durable: memory learns of it.

@@ -129,14 +129,12 @@ pub(super) fn directories(
 
 fn load_journal(store: &dyn Store, loaded: &mut Loaded, batches: &mut Vec<Placed>) -> Result<(), StoreError> {
     directories(store, &mut |number, directory| {
-        let (mut at, mut live, mut past_bytes) = (0, 0, 0);
+        let (mut at, mut live) = (0, 0);
         for entry in directory?.entries {
             let partition = loaded.state.partition(entry.partition);
             if partition.is_some_and(|partition| entry.base_offset >= partition.clean_until) {
                 batches.push((entry, Home::Journal(number), at));
                 live += 1;
-            } else {
-                past_bytes += u64::from(entry.bytes);
             }
             at += entry.bytes;
         }
@@ -145,12 +143,7 @@ fn load_journal(store: &dyn Store, loaded: &mut Loaded, batches: &mut Vec<Placed
             loaded.garbage.push(Garbage::Row(number));
             return Ok(());
         }
-        loaded.state.pinned_bytes += past_bytes;
-        loaded.state.rows.push_back(Row {
-            number,
-            live,
-            past_bytes,
-        });
+        loaded.state.rows.push_back(Row { number, live });
         Ok(())
     })
 }

@@ -16,6 +16,7 @@ use super::partition::Indexed;
 use super::retention::{Due, forwarded};
 use super::shared::Shared;
 use super::state::State;
+use super::usage::Usage;
 use super::{Refused, TopicSettings};
 
 /// One above every priority.
@@ -37,7 +38,7 @@ pub(super) struct Keep {
     beyond: VecDeque<(u64, u64)>,
 }
 
-/// Measurements that are remembered. What is past and not removed yet is in each of them, but not always much.
+/// Measurements that are remembered.
 const BEYOND_KEPT: usize = 8;
 
 /// Who is refused while the quota is reached.
@@ -101,28 +102,17 @@ impl Keep {
         self.grown >= self.step() / 4
     }
 
-    /// The bytes that count: those of the index as they are, those of batches as they will be once everything that can be removed is.
+    /// The bytes that count: those of the index as they are, those of batches as they will be once everything past is removed.
     fn used(&mut self, shared: &Shared, due: &Due) -> u64 {
         let (usage, flushes_begun) = shared.usage();
-        let held = {
-            let state = shared.read_state();
-            state.held_bytes() + state.pinned_bytes
-        };
+        let held = shared.read_state().held_bytes();
         self.limit = self.quota.bytes(usage.disk_bytes);
         if due.has_garbage() || due.passes() != self.passes {
             self.passes = due.passes();
             // A flush that began before the newest removal was durable does not free its space, nor may the next one.
             self.counts_from = flushes_begun + 2;
         }
-        if self.beyond.back().is_none_or(|(flush, _)| *flush != usage.flush) {
-            self.beyond
-                .push_back((usage.flush, usage.body_bytes.saturating_sub(held)));
-        }
-        if self.beyond.len() > BEYOND_KEPT {
-            self.beyond.pop_front();
-        }
-        // Blocks that lie between what is past and what is not, of which a busy broker has always some.
-        let beyond = self.beyond.iter().map(|(_, bytes)| *bytes).min().unwrap_or(0);
+        let beyond = self.beyond(&usage, held);
         let bodies = match usage.flush >= self.counts_from {
             true => held.max(usage.body_bytes),
             false => held + beyond,
@@ -132,6 +122,19 @@ impl Keep {
         shared.metrics.log.used_bytes.set(gauge(used));
         shared.metrics.log.quota_bytes.set(gauge(self.limit));
         used
+    }
+
+    /// What the data files take beyond batches whatever is removed: blocks between what is past and what is not. A busy broker has always
+    /// something past that is not removed yet, but not always much: so it is the smallest of the newest measurements.
+    fn beyond(&mut self, usage: &Usage, held: u64) -> u64 {
+        if self.beyond.back().is_none_or(|(flush, _)| *flush != usage.flush) {
+            self.beyond
+                .push_back((usage.flush, usage.body_bytes.saturating_sub(held)));
+        }
+        if self.beyond.len() > BEYOND_KEPT {
+            self.beyond.pop_front();
+        }
+        self.beyond.iter().map(|(_, bytes)| *bytes).min().unwrap_or(0)
     }
 
     fn is_near(&self, used: u64) -> bool {
@@ -221,10 +224,8 @@ impl Desk {
             let first = |state: &State| state.partition(key).and_then(|log| log.index.front().copied());
             let Some(batch) = first(&state) else { continue };
             let log_start = state.partition(key).map_or(0, |log| log.log_start);
-            let pinned = state.pinned_bytes;
             let past = self.due.pass(&mut state, key, batch.offset_next());
-            // One that shares its row with what stays frees nothing; the last one frees what was pinned.
-            freed += u64::from(batch.bytes) + pinned - state.pinned_bytes;
+            freed += u64::from(batch.bytes);
             highest = priority;
             let (.., batches) = gone.entry(key).or_insert((log_start, floor, Vec::new()));
             batches.extend(past);
@@ -253,5 +254,36 @@ impl Desk {
         }
         shared.metrics.log.shed(records, bytes);
         (freed, highest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_files_take_beyond_batches_is_the_smallest_of_the_newest_measurements() {
+        let mut keep = Keep::new(Quota::Bytes(1 << 30));
+        let mut beyond = |flush, body_bytes, held| {
+            let usage = Usage {
+                flush,
+                body_bytes,
+                ..Usage::default()
+            };
+            keep.beyond(&usage, held)
+        };
+        assert_eq!(beyond(1, 100, 70), 30);
+        assert_eq!(beyond(2, 100, 95), 5);
+        // Not measured anew: what came or went since says nothing.
+        assert_eq!(beyond(2, 100, 100), 5);
+        for flush in 3..10 {
+            assert_eq!(beyond(flush, 140, 100), 5, "{flush}");
+        }
+        assert_eq!(
+            beyond(10, 140, 100),
+            40,
+            "it stays: nothing that is removed gives it back"
+        );
+        assert_eq!(beyond(11, 100, 120), 0);
     }
 }

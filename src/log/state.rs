@@ -42,8 +42,6 @@ pub(super) struct Row {
     pub(super) number: u64,
     /// Batches in it that some partition still has.
     pub(super) live: u32,
-    /// Bytes of the others.
-    pub(super) past_bytes: u64,
 }
 
 /// The state. Its lock is `Shared::state`.
@@ -54,8 +52,6 @@ pub(super) struct State {
     pub(super) partitions: usize,
     pub(super) rows: VecDeque<Row>,
     pub(super) commit_number: u64,
-    /// Bytes of batches that are past and stay until their row goes.
-    pub(super) pinned_bytes: u64,
     tail_order: VecDeque<PartitionKey>,
     tail_bytes: usize,
 }
@@ -136,11 +132,8 @@ impl State {
         let row = self.rows.get_mut(at)?;
         row.live -= 1;
         if row.live > 0 {
-            row.past_bytes += u64::from(batch.bytes);
-            self.pinned_bytes += u64::from(batch.bytes);
             return None;
         }
-        self.pinned_bytes -= row.past_bytes;
         self.rows.remove(at).map(|row| Garbage::Row(row.number))
     }
 }

@@ -216,37 +216,3 @@ fn retention_is_no_loss() {
     assert_ne!(starts(&log, "t"), [0, 0]);
     assert_eq!(log.losses(), []);
 }
-
-#[test]
-fn what_is_past_but_shares_its_row_with_what_stays_counts() {
-    let log = open();
-    make(&log, "low", &[("priority", "1")]);
-    make(&log, "high", &[("priority", "9")]);
-    let batch = |bytes: usize| {
-        let record = record(None, &"x".repeat(bytes), 1);
-        Batch::parse(batch::pack(&[record]).into()).unwrap()
-    };
-    const BYTES: usize = 12 << 10;
-    for at in 0..2_000 {
-        log.set_now(now(1_000 + at));
-        let append = |topic, bytes| Append::Batch {
-            topic: Topic::parse(topic).unwrap(),
-            partition: Partition(0),
-            batch: batch(bytes),
-        };
-        let submission = Submission {
-            appends: vec![append("low", BYTES), append("high", 10)],
-            state: Vec::new(),
-        };
-        log.submit(submission, Waker::noop()).wait().unwrap();
-    }
-    log.set_now(now(9_000));
-    let rows = rows(&log, store::Map::Journal);
-    assert!((rows * BYTES) as u64 <= QUOTA, "{rows} rows");
-    assert!(log.shared.read_state().pinned_bytes > 0);
-    for topic in ["high", "low"] {
-        let topic = Topic::parse(topic).unwrap();
-        log.delete_topic(&topic, Waker::noop()).wait().unwrap();
-    }
-    assert_eq!(log.shared.read_state().pinned_bytes, 0);
-}
