@@ -43,6 +43,7 @@ impl Directory {
             topic_defaults: config.topic_defaults.clone(),
             limits: config.limits.clone(),
             topics: config.topics.clone(),
+            carriers: Vec::new(),
             metrics: Arc::new(Metrics::default()),
             now: NOW,
             store_id: [7; 16],

@@ -97,12 +97,13 @@ pub(super) fn losses(out: &mut Out, json: bool, losses: &[LossFound]) -> Result<
         match json {
             true => out.json(&json!({ "loss": found }))?,
             false => out.line(&format!(
-                "given up: {topic} partition {partition} offsets {} to {}, of {} to {}, at {} for the storage quota",
+                "given up: {topic} partition {partition} offsets {} to {}, of {} to {}, at {} {}",
                 loss.offset_first,
                 loss.offset_last,
                 to_rfc3339(loss.time_first_ms),
                 to_rfc3339(loss.time_last_ms),
-                to_rfc3339(loss.lost_ms)
+                to_rfc3339(loss.lost_ms),
+                loss.reason.text()
             ))?,
         }
     }

@@ -16,7 +16,7 @@ pub(super) enum TopicCommand {
     List(List),
     /// Make a topic
     Create(Create),
-    /// Change settings of a topic that is there
+    /// Change settings of a topic that is there, or give it more partitions
     Alter(Alter),
     /// One topic: bounds of its partitions, settings in force
     Describe(Named),
@@ -65,9 +65,12 @@ pub(super) struct Alter {
         long,
         visible_alias = "setting",
         value_name = "NAME=VALUE",
-        required_unless_present = "unset"
+        required_unless_present_any = ["unset", "partitions"]
     )]
     set: Vec<String>,
+    /// Partitions from now on: more than before, never fewer. Keys may go to another partition then
+    #[arg(long, value_name = "N")]
+    partitions: Option<u32>,
     /// A setting that goes back to its default
     #[arg(long, value_name = "NAME")]
     unset: Vec<String>,
@@ -91,12 +94,13 @@ type Span = (Partition, Offset, Offset);
 fn spans(client: &mut KafkaClient, topic: &str, partitions: &[Partition]) -> Result<Vec<Span>, KafkaError> {
     const EARLIEST: i64 = -2;
     const LATEST: i64 = -1;
-    let span = |partition: &Partition| {
-        let start = client.offset_at(topic, *partition, EARLIEST)?.unwrap_or_default();
-        let next = client.offset_at(topic, *partition, LATEST)?.unwrap_or_default();
-        Ok((*partition, start, next))
+    let starts = client.offsets_at(topic, partitions, EARLIEST)?;
+    let ends = client.offsets_at(topic, partitions, LATEST)?;
+    let spans = partitions.iter().zip(starts.into_iter().zip(ends));
+    let span = |(partition, (start, next)): (&Partition, (Option<Offset>, Option<Offset>))| {
+        (*partition, start.unwrap_or_default(), next.unwrap_or_default())
     };
-    partitions.iter().map(span).collect()
+    Ok(spans.map(span).collect())
 }
 
 fn records(spans: &[Span]) -> u64 {
@@ -156,7 +160,11 @@ impl Alter {
         }
         settings.extend(self.unset.into_iter().map(|name| (name, None)));
         let mut client = broker.connect()?;
-        let altered = client.alter_topic(&topic, &settings);
+        let grown = self.partitions.map_or(Ok(()), |n| client.add_partitions(&topic, n));
+        let altered = grown.and_then(|()| match settings.is_empty() {
+            true => Ok(()),
+            false => client.alter_topic(&topic, &settings),
+        });
         altered.map_err(|e| refused(&format!("altering topic {topic:?}"), &e))?;
         said(json, "altered", &topic)
     }

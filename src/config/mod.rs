@@ -257,6 +257,12 @@ pub struct TopicDefaults {
     pub retention_bytes: Option<u64>,
     /// 0 is shed first, 9 last.
     pub priority: u8,
+    /// Whether retention waits until records are forwarded.
+    pub hold_until_forwarded: bool,
+    /// `hold_time_max`: for how long at most after they came in, milliseconds; `None` is no bound.
+    pub hold_ms_max: Option<u64>,
+    /// `hold_size_max`: up to how many bytes a partition; `None` is no bound.
+    pub hold_bytes_max: Option<u64>,
     /// Largest batch, bytes.
     pub batch_bytes_max: usize,
 }
@@ -278,6 +284,12 @@ pub struct TopicEntry {
     pub priority: Option<u8>,
     /// What goes when the quota is reached.
     pub shed: Option<Shed>,
+    /// Whether retention waits until records are forwarded.
+    pub hold_until_forwarded: Option<bool>,
+    /// `hold_time_max`, ms; inner `None` is no bound.
+    pub hold_ms_max: Option<Option<u64>>,
+    /// `hold_size_max`, bytes a partition.
+    pub hold_bytes_max: Option<Option<u64>>,
 }
 
 /// A `[[route]]`, as written; `route` compiles it (and `config check` calls that).

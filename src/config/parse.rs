@@ -380,19 +380,28 @@ fn storage(s: &mut Section<'_>) -> Result<Storage, Mistake> {
     })
 }
 
-const PARTITIONS_MAX: u64 = 1024;
+/// Of one topic.
+const PARTITIONS_MAX: u64 = 10_000;
+
+/// How long, and how much of a partition, `hold_until_forwarded` keeps at most.
+const HOLD_TIME: &str = "30d";
+const HOLD_SIZE: &str = "1GiB";
 
 fn topic_defaults(s: &mut Section<'_>) -> Result<TopicDefaults, Mistake> {
     let auto_create = s.flag("auto_create", true)?;
     let partitions = s.number("partitions", 1..=PARTITIONS_MAX, 4)? as u32;
     let time = s.text("retention_time", "7d")?;
     let size = s.text("retention_size", "256MiB")?;
+    let (hold_time, hold_size) = (s.text("hold_time_max", HOLD_TIME)?, s.text("hold_size_max", HOLD_SIZE)?);
     Ok(TopicDefaults {
         auto_create,
         partitions,
         retention_ms: s.bound("retention_time", &time, units::duration_ms, "7d")?,
         retention_bytes: s.bound("retention_size", &size, units::size_bytes, "256MiB")?,
         priority: s.number("priority", 0..=9, 5)? as u8,
+        hold_until_forwarded: s.flag("hold_until_forwarded", false)?,
+        hold_ms_max: s.bound("hold_time_max", &hold_time, units::duration_ms, HOLD_TIME)?,
+        hold_bytes_max: s.bound("hold_size_max", &hold_size, units::size_bytes, HOLD_SIZE)?,
         batch_bytes_max: s.size("batch_max", "1KiB", "64MiB", "1MiB")?,
     })
 }
@@ -417,18 +426,25 @@ fn topic(s: &mut Section<'_>) -> Result<TopicEntry, Mistake> {
             return wrong(&s.place_of("name"), format!("topic.name = {name:?}: {cause}"), hint);
         }
     };
-    let time = s.text_if("retention_time")?;
-    let size = s.text_if("retention_size")?;
-    let time = time.map(|text| s.bound("retention_time", &text, units::duration_ms, "7d"));
-    let size = size.map(|text| s.bound("retention_size", &text, units::size_bytes, "256MiB"));
+    let mut bound = |key, parse, example| {
+        let text = s.text_if(key)?;
+        text.map(|text| s.bound(key, &text, parse, example)).transpose()
+    };
+    let retention_ms = bound("retention_time", units::duration_ms, "7d")?;
+    let retention_bytes = bound("retention_size", units::size_bytes, "256MiB")?;
+    let hold_ms_max = bound("hold_time_max", units::duration_ms, HOLD_TIME)?;
+    let hold_bytes_max = bound("hold_size_max", units::size_bytes, HOLD_SIZE)?;
     Ok(TopicEntry {
         name,
         line: s.place().line(),
         partitions: s.number_if("partitions", 1..=PARTITIONS_MAX)?.map(|n| n as u32),
-        retention_ms: time.transpose()?,
-        retention_bytes: size.transpose()?,
+        retention_ms,
+        retention_bytes,
         priority: s.number_if("priority", 0..=9)?.map(|n| n as u8),
         shed: shed(s)?,
+        hold_until_forwarded: s.flag_if("hold_until_forwarded")?,
+        hold_ms_max,
+        hold_bytes_max,
     })
 }
 
@@ -528,7 +544,7 @@ fn limits(s: &mut Section<'_>) -> Result<Limits, Mistake> {
     Ok(Limits {
         connections: s.number("connections", 1..=1_000_000, 1024)? as usize,
         topics: s.number("topics", 1..=100_000, 1000)? as usize,
-        partitions: s.number("partitions", 1..=100_000, 4000)? as usize,
+        partitions: s.number("partitions", 1..=100_000, 10_000)? as usize,
         mqtt_packet_bytes: s.size("mqtt_packet", "1KiB", "64MiB", "1MiB")?,
         mqtt_inflight: s.number("mqtt_inflight", 1..=65_535, 1024)? as u16,
         mqtt_outbound_bytes: s.size("mqtt_outbound", "16KiB", "256MiB", "1MiB")?,

@@ -62,7 +62,7 @@ fn every_refusal_has_a_place_a_cause_and_something_to_try() {
         ),
         (
             "[topic_defaults]\npartitions = 0\n",
-            "headwater.toml:2: topic_defaults.partitions = 0 is out of range. Try: partitions = a whole number from 1 to 1024",
+            "headwater.toml:2: topic_defaults.partitions = 0 is out of range. Try: partitions = a whole number from 1 to 10000",
         ),
         (
             "[topic_defaults]\nretention_time = \"7\"\n",
@@ -185,7 +185,7 @@ fn a_wrong_set_is_named_as_such() {
         ),
         (
             "topic_defaults.partitions=many",
-            "--set topic_defaults.partitions: topic_defaults.partitions cannot be a string. Try: partitions = a whole number from 1 to 1024",
+            "--set topic_defaults.partitions: topic_defaults.partitions cannot be a string. Try: partitions = a whole number from 1 to 10000",
         ),
     ] {
         assert_eq!(refusal("", &[set]), said);

@@ -5,8 +5,8 @@ use std::task::Waker;
 
 use super::broker::{Broker, Lease};
 use super::{
-    alter_configs, cluster, configs, coordinator, create_topics, delete_records, delete_topics, fetch, leader_epoch,
-    list_offsets, metadata, produce, producer_id, versions,
+    alter_configs, cluster, configs, coordinator, create_partitions, create_topics, delete_records, delete_topics,
+    fetch, leader_epoch, list_offsets, metadata, produce, producer_id, versions,
 };
 use crate::kafka_wire::{Api, Request, RequestType, StrBytes, put_response};
 use crate::model::{Now, Output, Peer};
@@ -55,6 +55,7 @@ pub(super) fn begin(request: Request, cx: &Context<'_>) -> Box<dyn Call> {
         Request::InitProducerId(request) => producer_id::begin(request),
         Request::FindCoordinator(request) => coordinator::begin(request, cx),
         Request::CreateTopics(request) => create_topics::begin(request, cx),
+        Request::CreatePartitions(request) => create_partitions::begin(request, cx),
         Request::DeleteTopics(request) => delete_topics::begin(request, cx),
         Request::DeleteRecords(request) => delete_records::begin(request, cx),
         Request::AlterConfigs(request) => alter_configs::begin_replacing(request, cx),

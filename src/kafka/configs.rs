@@ -80,6 +80,13 @@ pub(super) fn of_topic(info: &TopicInfo) -> Vec<Setting> {
             Type::Long,
         ),
         setting("max.compaction.lag.ms", compaction.lag_ms_max.to_string(), Type::Long),
+        setting("hold.max.bytes", unlimited(is.hold_bytes_max), Type::Long),
+        setting("hold.max.ms", unlimited(is.hold_ms_max), Type::Long),
+        setting(
+            "hold.until.forwarded",
+            is.hold_until_forwarded.to_string(),
+            Type::Boolean,
+        ),
         setting("max.message.bytes", is.batch_bytes_max.to_string(), Type::Int),
         setting("message.timestamp.type", time.into(), Type::String),
         setting(

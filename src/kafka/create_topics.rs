@@ -15,7 +15,7 @@ use crate::model::{Code, Output, Topic};
 /// INVALID_REPLICATION_FACTOR
 const INVALID_REPLICATION_FACTOR: i16 = 38;
 /// INVALID_REPLICA_ASSIGNMENT
-const INVALID_ASSIGNMENT: i16 = 39;
+pub(super) const INVALID_ASSIGNMENT: i16 = 39;
 
 struct CreateTopics {
     topics: Vec<(TopicName, Stage)>,

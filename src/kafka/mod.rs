@@ -29,6 +29,7 @@ mod call;
 mod cluster;
 mod configs;
 mod coordinator;
+mod create_partitions;
 mod create_topics;
 mod delete_records;
 mod delete_topics;

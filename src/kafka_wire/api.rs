@@ -23,6 +23,7 @@ pub enum Api {
     OffsetForLeaderEpoch = 23,
     DescribeConfigs = 32,
     AlterConfigs = 33,
+    CreatePartitions = 37,
     IncrementalAlterConfigs = 44,
     DescribeCluster = 60,
 }
@@ -39,7 +40,7 @@ struct Entry {
 }
 
 /// In order of key.
-static ENTRIES: [Entry; 15] = [
+static ENTRIES: [Entry; 16] = [
     entry(Api::Produce, "Produce", (3, 11), 9, &PRODUCE, &PRODUCE_R),
     entry(Api::Fetch, "Fetch", (4, 12), 12, &FETCH, &FETCH_R),
     entry(
@@ -122,6 +123,14 @@ static ENTRIES: [Entry; 15] = [
         2,
         &ALTER_CONFIGS,
         &ALTER_CONFIGS_R,
+    ),
+    entry(
+        Api::CreatePartitions,
+        "CreatePartitions",
+        (0, 3),
+        2,
+        &CREATE_PARTITIONS,
+        &CREATE_PARTITIONS_R,
     ),
     entry(
         Api::IncrementalAlterConfigs,
@@ -402,6 +411,12 @@ static CREATE_R_TOPIC: Struct = Struct {
     tags: &[tag(0, 5, Int16)],
 };
 static CREATE_R_CONFIG: Struct = plain(&[all(Str), all(Str), all(Bool), all(Int8), all(Bool)]);
+
+static CREATE_PARTITIONS: Struct = plain(&[all(Many(&CREATE_PARTITIONS_TOPIC)), all(Int32), all(Bool)]);
+static CREATE_PARTITIONS_TOPIC: Struct = plain(&[all(Str), all(Int32), all(Many(&PARTITIONS_ASSIGNMENT))]);
+static PARTITIONS_ASSIGNMENT: Struct = plain(&[all(List(&Int32))]);
+static CREATE_PARTITIONS_R: Struct = plain(&[all(Int32), all(Many(&CREATE_PARTITIONS_R_TOPIC))]);
+static CREATE_PARTITIONS_R_TOPIC: Struct = plain(&[all(Str), all(Int16), all(Str)]);
 
 static DELETE_TOPICS: Struct = plain(&[since(6, Many(&DELETE_TOPIC)), until(5, List(&Str)), all(Int32)]);
 static DELETE_TOPIC: Struct = plain(&[all(Str), all(Uuid)]);

@@ -2,8 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    AlterConfigsRequest, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, FetchRequest, FindCoordinatorRequest,
+    AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest, FindCoordinatorRequest,
     IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
     OffsetForLeaderEpochRequest, ProduceRequest,
 };
@@ -37,6 +37,7 @@ pub enum Request {
     InitProducerId(InitProducerIdRequest),
     FindCoordinator(FindCoordinatorRequest),
     CreateTopics(CreateTopicsRequest),
+    CreatePartitions(CreatePartitionsRequest),
     DeleteTopics(DeleteTopicsRequest),
     DeleteRecords(DeleteRecordsRequest),
     DescribeConfigs(DescribeConfigsRequest),
@@ -116,6 +117,7 @@ pub fn decode_request(api: Api, version: i16, mut body: Bytes) -> Result<Request
         Api::FindCoordinator => body_of(body, version).map(Request::FindCoordinator),
         Api::CreateTopics => body_of(body, version).map(Request::CreateTopics),
         Api::DeleteTopics => body_of(body, version).map(Request::DeleteTopics),
+        Api::CreatePartitions => body_of(body, version).map(Request::CreatePartitions),
         Api::DeleteRecords => body_of(body, version).map(Request::DeleteRecords),
         Api::AlterConfigs => body_of(body, version).map(Request::AlterConfigs),
         Api::IncrementalAlterConfigs => body_of(body, version).map(Request::IncrementalAlterConfigs),

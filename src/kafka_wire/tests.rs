@@ -229,10 +229,11 @@ fn every_descriptor_agrees_with_the_codec_in_every_version() {
     agrees_both::<OffsetForLeaderEpochRequest>(Api::OffsetForLeaderEpoch);
     agrees_both::<DescribeConfigsRequest>(Api::DescribeConfigs);
     agrees_both::<DescribeClusterRequest>(Api::DescribeCluster);
+    agrees_both::<CreatePartitionsRequest>(Api::CreatePartitions);
     agrees_both::<DeleteRecordsRequest>(Api::DeleteRecords);
     agrees_both::<AlterConfigsRequest>(Api::AlterConfigs);
     agrees_both::<IncrementalAlterConfigsRequest>(Api::IncrementalAlterConfigs);
-    assert_eq!(Api::all().count(), 15);
+    assert_eq!(Api::all().count(), 16);
 }
 
 #[test]

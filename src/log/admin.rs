@@ -1,4 +1,4 @@
-//! What is changed of a topic that is there: where its partitions begin, and its settings. It is worked off by itself, with nothing
+//! What is changed of a topic that is there: where its partitions begin, how many there are, and its settings. It is worked off by itself, with nothing
 //! on its way to the disk, and answered once it is durable.
 
 use std::collections::BTreeMap;
@@ -9,11 +9,11 @@ use crate::model::{Code, Offset, Partition, Topic};
 
 use super::boots::BootClock;
 use super::desk::{Desk, storage};
-use super::draft::Rules;
+use super::draft::{Rules, check_partitions};
 use super::layout::{Mark, PartitionKey};
 use super::load::topic_op;
 use super::state::{State, TopicState};
-use super::store::Op;
+use super::store::{Op, StoreError};
 use super::swap::{Swap, Swapped};
 use super::ticket::{Promise, Wakes};
 use super::topic::{TopicRow, altered};
@@ -65,6 +65,7 @@ pub(super) enum Admin {
     Swap(Arc<Swap>, Promise<Swapped>),
     /// What the clock is; nobody waits for it.
     Clock(BootClock),
+    AddPartitions(Topic, u32, Promise<Arc<TopicInfo>>),
 }
 
 /// What one costs in the queue, and each part of it.
@@ -80,6 +81,7 @@ impl Admin {
             Self::Swap(swap, _) => return swap.bytes(),
             // It is always taken: what comes behind it is stamped by it.
             Self::Clock(_) => return 0,
+            Self::AddPartitions(..) => 0,
         };
         ITEM_BYTES.saturating_add(parts.saturating_mul(PART_BYTES))
     }
@@ -88,7 +90,7 @@ impl Admin {
     pub(super) fn refuse(self, refused: Refused) -> Option<Waker> {
         match self {
             Self::DeleteRecords(_, promise) => promise.keep(Err(refused)),
-            Self::AlterTopic(_, promise) => promise.keep(Err(refused)),
+            Self::AlterTopic(_, promise) | Self::AddPartitions(_, _, promise) => promise.keep(Err(refused)),
             Self::Swap(_, promise) => promise.keep(Err(refused)),
             Self::Clock(_) => None,
         }
@@ -97,10 +99,7 @@ impl Admin {
 
 /// The row and the info of a topic after a change.
 pub(super) fn after(change: &TopicChange, state: &State, rules: &Rules) -> Result<(u32, TopicRow, TopicInfo), Refused> {
-    let Some(TopicState { key, info, row, .. }) = state.topics.get(&change.name) else {
-        let why = format!("no such topic: {}", change.name);
-        return Err(Refused::new(Code::UnknownTopic, why));
-    };
+    let TopicState { key, info, row, .. } = found(&change.name, state)?;
     for (name, _) in &change.settings {
         if let Some(line) = info.pinned(name) {
             let why = format!(
@@ -121,6 +120,40 @@ pub(super) fn after(change: &TopicChange, state: &State, rules: &Rules) -> Resul
     Ok((*key, row, info))
 }
 
+/// The row and the info of a topic with more partitions.
+pub(super) fn grown(
+    name: &Topic,
+    partitions: u32,
+    state: &State,
+    rules: &Rules,
+) -> Result<(u32, TopicRow, TopicInfo), Refused> {
+    let topic = found(name, state)?;
+    let (there, entry) = (topic.row.partitions, rules.entry(name.as_str()));
+    let refuse = |why| Err(Refused::new(Code::InvalidPartitions, why));
+    if let Some(line) = topic.info.pinned("partitions") {
+        return refuse(format!(
+            "the partitions of topic {name} are fixed by line {line} of the configuration file. Try: change them there"
+        ));
+    }
+    if partitions <= there {
+        return refuse(format!(
+            "topic {name} has {there} partitions, and a topic cannot have fewer than before. Try: more than {there}"
+        ));
+    }
+    check_partitions(name, partitions, there, state.partitions, &rules.limits)?;
+    let row = TopicRow {
+        partitions,
+        ..topic.row.clone()
+    };
+    let info = row.info(name.clone(), &rules.defaults, entry)?;
+    Ok((topic.key, row, info))
+}
+
+fn found<'a>(name: &Topic, state: &'a State) -> Result<&'a TopicState, Refused> {
+    let unknown = || Refused::new(Code::UnknownTopic, format!("no such topic: {name}"));
+    state.topics.get(name).ok_or_else(unknown)
+}
+
 impl Desk {
     /// Works one off and answers it.
     pub(super) fn administer(&mut self, admin: Admin, wakes: &mut Wakes) {
@@ -130,6 +163,9 @@ impl Desk {
             Admin::Swap(swap, promise) => promise.keep(self.swap(&swap, wakes)),
             // It was turned before; its rows go with the commit of this turn.
             Admin::Clock(_) => None,
+            Admin::AddPartitions(name, partitions, promise) => {
+                promise.keep(self.add_partitions(&name, partitions, wakes))
+            }
         };
         wakes.add(waker);
     }
@@ -190,6 +226,46 @@ impl Desk {
         }
         drop(state);
         self.due.look_now();
+        Ok(info)
+    }
+}
+
+impl Desk {
+    /// Gives a topic more partitions.
+    fn add_partitions(&mut self, name: &Topic, partitions: u32, wakes: &mut Wakes) -> Result<Arc<TopicInfo>, Refused> {
+        let (key, row, info) = grown(name, partitions, &self.shared.read_state(), &self.rules)?;
+        let grown = self.grow(key, row, info, wakes);
+        grown.map_err(|error| {
+            // It may have reached the disk all the same. What is there then is taken over as it is.
+            self.recover(&error, self.shared.now(), wakes);
+            storage(&error)
+        })
+    }
+
+    /// Stores the row of a topic that has more partitions than before, then has them.
+    pub(super) fn grow(
+        &mut self,
+        key: u32,
+        row: TopicRow,
+        info: TopicInfo,
+        wakes: &mut Wakes,
+    ) -> Result<Arc<TopicInfo>, StoreError> {
+        self.shared.store(&[topic_op(key, &row)], 0, 0)?;
+        let mut grown = TopicState::new(key, Arc::new(info), row);
+        let info = Arc::clone(&grown.info);
+        let mut state = self.shared.write_state();
+        if let Some(topic) = state.topics.get_mut(&info.name) {
+            let added = grown.partitions.split_off(topic.partitions.len());
+            let count = added.len();
+            topic.partitions.extend(added);
+            topic.info = grown.info;
+            topic.row = grown.row;
+            state.partitions += count;
+        }
+        state.commit_number += 1;
+        let number = state.commit_number;
+        drop(state);
+        self.shared.watches.committed(number, wakes);
         Ok(info)
     }
 }

@@ -488,19 +488,32 @@ pub(super) fn check_spec(
         let why = format!("topic {name} would be one too many: limits.topics is {}", limits.topics);
         return Err(Refused::new(Code::TooManyTopics, why));
     }
-    if partitions + row.partitions as usize > limits.partitions {
-        let left = limits.partitions.saturating_sub(partitions);
-        let hint = match left {
-            0 => "a higher limit".to_owned(),
-            left => format!("1 to {left}"),
-        };
-        let why = format!(
-            "topic {name} cannot have {} partitions: limits.partitions is {}, and {left} are left. Try: {hint}",
-            row.partitions, limits.partitions
-        );
-        return Err(Refused::new(Code::TooManyTopics, why));
-    }
+    check_partitions(name, row.partitions, 0, partitions, limits)?;
     Ok(row)
+}
+
+/// Checks that a topic can have so many partitions, of which it has some, with so many there over all topics.
+pub(super) fn check_partitions(
+    name: &Topic,
+    wanted: u32,
+    has: u32,
+    partitions: usize,
+    limits: &Limits,
+) -> Result<(), Refused> {
+    topic::check_partitions(name, wanted, limits.partitions)?;
+    let (left, added) = (limits.partitions.saturating_sub(partitions), wanted.saturating_sub(has));
+    if added as usize <= left {
+        return Ok(());
+    }
+    let hint = match left {
+        0 => "a higher limit".to_owned(),
+        left => format!("{} to {}", has + 1, has as usize + left),
+    };
+    let why = format!(
+        "topic {name} cannot have {wanted} partitions: limits.partitions is {}, and {left} are left. Try: {hint}",
+        limits.partitions
+    );
+    Err(Refused::new(Code::TooManyTopics, why))
 }
 
 fn unknown(topic: &Topic) -> Refused {

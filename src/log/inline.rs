@@ -8,7 +8,7 @@ use crate::model::{Code, Now};
 use super::depot::Depot;
 use super::memory::MemoryDepot;
 use super::ticket::Wakes;
-use super::{Log, OpenError, OpenOptions, Opening, Refused, Writer};
+use super::{Carrier, Log, OpenError, OpenOptions, Opening, Refused, Writer};
 
 /// The writer of such a log, and its time.
 pub(super) struct Inline {
@@ -25,6 +25,9 @@ pub(super) fn topic_defaults() -> TopicDefaults {
         retention_ms: None,
         retention_bytes: None,
         priority: 5,
+        hold_until_forwarded: false,
+        hold_ms_max: None,
+        hold_bytes_max: None,
         batch_bytes_max: 1 << 20,
     }
 }
@@ -37,6 +40,7 @@ pub(super) fn options(now: Now) -> OpenOptions {
         topic_defaults: topic_defaults(),
         limits: config.limits,
         topics: Vec::new(),
+        carriers: Vec::new(),
         metrics: Arc::default(),
         now,
         store_id: *b"headwater-inline",
@@ -44,9 +48,13 @@ pub(super) fn options(now: Now) -> OpenOptions {
     }
 }
 
-pub(super) fn open(now: Now) -> Log {
+pub(super) fn open_with(now: Now, carriers: Vec<Carrier>) -> Log {
+    let options = OpenOptions {
+        carriers,
+        ..options(now)
+    };
     let depot = MemoryDepot::default();
-    open_in(Box::new(depot), options(now)).expect("there is nothing in it yet")
+    open_in(Box::new(depot), options).expect("there is nothing in it yet")
 }
 
 /// A log in a data directory that commits on its caller's thread.

@@ -16,6 +16,29 @@ use super::store::{Map, Op, StoreError};
 pub enum LossReason {
     /// The storage quota was reached.
     Quota,
+    /// The storage quota was reached, and not everybody who was to forward them had done so.
+    QuotaUnforwarded,
+    /// Not everybody who was to forward them had done so, and retention waited no longer (`hold.max.ms`, `hold.max.bytes`).
+    HoldMax,
+}
+
+impl LossReason {
+    /// By its place: the number that is stored.
+    const ALL: [Self; 3] = [Self::Quota, Self::QuotaUnforwarded, Self::HoldMax];
+
+    /// For a person: what it went for.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Quota => "for the storage quota",
+            Self::QuotaUnforwarded => "for the storage quota, not forwarded",
+            Self::HoldMax => "at the end of hold_until_forwarded, not forwarded",
+        }
+    }
+
+    /// Whether somebody was still to get the records.
+    pub(super) fn is_unforwarded(self) -> bool {
+        self != Self::Quota
+    }
 }
 
 /// Offsets of one partition that were given up.
@@ -51,7 +74,7 @@ pub struct LossFound {
 
 impl Loss {
     /// Of batches that are past from here on; `None` of none. Offsets before `log_start` had gone already.
-    pub(super) fn of(past: &[Indexed], log_start: u64, now_ms: i64) -> Option<Self> {
+    pub(super) fn of(past: &[Indexed], log_start: u64, now_ms: i64, reason: LossReason) -> Option<Self> {
         let (first, last) = (past.first()?, past.last()?);
         Some(Self {
             offset_first: first.base_offset.max(log_start),
@@ -60,7 +83,7 @@ impl Loss {
             time_first_ms: time_ms(first),
             time_last_ms: time_ms(last),
             lost_ms: now_ms,
-            reason: LossReason::Quota,
+            reason,
         })
     }
 
@@ -77,9 +100,7 @@ impl Loss {
         for time in [self.time_first_ms, self.time_last_ms, self.lost_ms] {
             value.extend_from_slice(&time.to_be_bytes());
         }
-        value.push(match self.reason {
-            LossReason::Quota => 0,
-        });
+        value.push(self.reason as u8);
         let crc = crc32c::crc32c(&value[4..]);
         value[..4].copy_from_slice(&crc.to_be_bytes());
         Op::put(Map::Losses, partition.segment(self.offset_first), value)
@@ -100,9 +121,10 @@ impl Loss {
             time_last_ms: fields.i64()?,
             lost_ms: fields.i64()?,
             reason: match fields.0 {
-                [0] => LossReason::Quota,
-                _ => return Err(damaged("a loss marker has a reason that is not known")),
-            },
+                [number] => LossReason::ALL.get(usize::from(*number)).copied(),
+                _ => None,
+            }
+            .ok_or_else(|| damaged("a loss marker has a reason that is not known"))?,
         };
         Ok((partition, loss))
     }

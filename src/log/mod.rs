@@ -18,6 +18,7 @@ mod disk;
 mod draft;
 #[cfg(test)]
 pub(crate) mod fault;
+mod floors;
 mod inline;
 mod inspect;
 mod keeper;
@@ -69,6 +70,7 @@ pub use check::{CheckReport, check};
 pub use checkpoint::Checkpointer;
 pub use compaction::Cleaner;
 pub use depot::OpenError;
+pub use floors::Carrier;
 pub use inspect::{DataFile, FileOnDisk, InspectReport, StateTable, StoreFound, TopicFound, inspect};
 pub use loss::{Loss, LossFound, LossReason};
 pub use open::{OpenOptions, Opening};
@@ -170,6 +172,20 @@ impl Log {
         admin::after(change, &state, &rules).map(drop)
     }
 
+    /// Gives a topic more partitions, durably: so many in all. What has a key may go to another partition from then on, as in Kafka.
+    /// `Code::UnknownTopic`, `InvalidPartitions` for no more than before, `TooManyTopics` past the limit.
+    pub fn add_partitions(&self, name: &Topic, partitions: u32, waker: &Waker) -> Ticket<Arc<TopicInfo>> {
+        let (promise, ticket) = ticket(waker);
+        self.push(Item::Admin(Admin::AddPartitions(name.clone(), partitions, promise)));
+        ticket
+    }
+
+    /// Checks whether a topic could have so many partitions.
+    pub fn check_partitions(&self, name: &Topic, partitions: u32) -> Result<(), Refused> {
+        let rules = self.shared.rules();
+        admin::grown(name, partitions, &self.shared.read_state(), &rules).map(drop)
+    }
+
     /// A topic by name.
     pub fn topic(&self, name: &str) -> Option<Arc<TopicInfo>> {
         let state = self.shared.read_state();
@@ -235,6 +251,12 @@ impl Log {
     /// A time that this gateway's clock gave, corrected where it was not trusted then and is by now.
     pub fn corrected(&self, time_ms: i64) -> i64 {
         self.shared.read_state().corrected(time_ms)
+    }
+
+    /// A carrier (by its name in `OpenOptions`) has durably carried away what is before `floor`; `None`: the topic is gone, or it does
+    /// not carry it any more. Until it was told once, nothing counts as carried away.
+    pub fn set_floor(&self, carrier: &str, topic_id: [u8; 16], partition: Partition, floor: Option<Offset>) {
+        self.shared.floors().set(carrier, (topic_id, partition.0), floor);
     }
 
     /// Reads batches: at once from the tail cache, else by the reader thread. `Code::OffsetOutOfRange` (with the bounds in the
@@ -328,7 +350,12 @@ impl Log {
     /// A log over the in-memory store that commits on the caller's thread: for tests of the rooms above. `now` is the time
     /// every submission sees until `set_now` turns it.
     pub fn inline(now: Now) -> Self {
-        inline::open(now)
+        inline::open_with(now, Vec::new())
+    }
+
+    /// The same, whose retention waits for these.
+    pub fn inline_with(now: Now, carriers: Vec<Carrier>) -> Self {
+        inline::open_with(now, carriers)
     }
 
     /// Turns the clock of an inline log and runs what is due (retention).

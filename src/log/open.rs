@@ -10,13 +10,14 @@ use crate::model::{Now, Offset, Partition, Topic};
 use super::depot::{Depot, Directory, OpenError};
 use super::desk::Desk;
 use super::draft::Rules;
+use super::floors::{Carrier, Floors};
 use super::keeper::{Keeper, Opened};
-use super::load::{Loaded, topic_key_op, topic_op};
+use super::load::{Loaded, topic_key_op};
 use super::moving::Mover;
 use super::queue::Item;
 use super::sealer::LogSealer;
 use super::shared::Shared;
-use super::state::{State, TopicState};
+use super::state::State;
 use super::store::StoreError;
 use super::ticket::{Wakes, ticket};
 use super::{Checkpointer, Cleaner, Log, Reader, TopicSpec, Writer};
@@ -37,6 +38,8 @@ pub struct OpenOptions {
     pub limits: Limits,
     /// Every `[[topic]]`
     pub topics: Vec<TopicEntry>,
+    /// Who carries records away: retention waits for them where a topic says so.
+    pub carriers: Vec<Carrier>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
     /// The time of opening.
@@ -88,6 +91,7 @@ impl Log {
             rules.clone(),
             &options.storage,
             State::default(),
+            Floors::new(options.carriers),
         ));
         let mut desk = Desk::new(Arc::clone(&shared), rules, options.storage.quota);
         let mut wakes = Wakes::default();
@@ -272,7 +276,7 @@ impl Desk {
                     let (promise, ticket) = ticket(std::task::Waker::noop());
                     missing.push((Item::CreateTopic(spec, promise), ticket));
                 }
-                (Some(there), Some(wanted)) if wanted > there => self.grow(&entry, wanted),
+                (Some(there), Some(wanted)) if wanted > there => self.grow_to(&entry, wanted, wakes),
                 (Some(there), Some(wanted)) if wanted < there => tracing::error!(
                     topic = %entry.name, line = entry.line, there, wanted,
                     "a topic cannot lose partitions; it keeps those it has"
@@ -291,7 +295,7 @@ impl Desk {
         }
     }
 
-    fn grow(&mut self, entry: &TopicEntry, wanted: u32) {
+    fn grow_to(&mut self, entry: &TopicEntry, wanted: u32, wakes: &mut Wakes) {
         let Some((key, mut row)) = self
             .shared
             .read_state()
@@ -303,20 +307,12 @@ impl Desk {
         };
         row.partitions = wanted;
         let info = row.info(entry.name.clone(), &self.rules.defaults, Some(entry));
-        let stored = self.shared.store(&[topic_op(key, &row)], 0, 0);
-        let (Ok(info), Ok(())) = (&info, &stored) else {
-            tracing::error!(topic = %entry.name, ?info, ?stored, "partitions could not be added");
-            return;
-        };
-        let mut state = self.shared.write_state();
-        if let Some(topic) = state.topics.get_mut(&entry.name) {
-            let mut grown = TopicState::new(key, Arc::new(info.clone()), row);
-            let added = grown.partitions.split_off(topic.partitions.len());
-            let count = added.len();
-            topic.partitions.extend(added);
-            topic.info = grown.info;
-            topic.row = grown.row;
-            state.partitions += count;
+        let grown = info.map_err(|refused| refused.to_string()).and_then(|info| {
+            let grown = self.grow(key, row, info, wakes);
+            grown.map_err(|error| error.to_string())
+        });
+        if let Err(why) = grown {
+            tracing::error!(topic = %entry.name, why, "partitions could not be added");
         }
     }
 }

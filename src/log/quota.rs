@@ -3,7 +3,7 @@
 //! have and refuse new records instead, once it is their turn.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use crate::config::{Quota, Shed};
@@ -11,9 +11,12 @@ use crate::model::{Code, Now};
 
 use super::desk::Desk;
 use super::layout::PartitionKey;
-use super::loss::Loss;
-use super::retention::Due;
+use super::loss::LossReason;
+use super::partition::Indexed;
+use super::retention::{Due, forwarded};
 use super::shared::Shared;
+use super::state::State;
+use super::usage::Usage;
 use super::{Refused, TopicSettings};
 
 /// One above every priority.
@@ -31,7 +34,12 @@ pub(super) struct Keep {
     passes: u64,
     /// Measured before this flush, the data files still hold what is past.
     counts_from: u64,
+    /// By the newest measurements, each with its flush: bytes that the data files took beyond those of batches.
+    beyond: VecDeque<(u64, u64)>,
 }
+
+/// Measurements that are remembered.
+const BEYOND_KEPT: usize = 8;
 
 /// Who is refused while the quota is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +79,7 @@ impl Keep {
             limit: 0,
             passes: 0,
             counts_from: 0,
+            beyond: VecDeque::new(),
         }
     }
 
@@ -103,15 +112,29 @@ impl Keep {
             // A flush that began before the newest removal was durable does not free its space, nor may the next one.
             self.counts_from = flushes_begun + 2;
         }
+        let beyond = self.beyond(&usage, held);
         let bodies = match usage.flush >= self.counts_from {
             true => held.max(usage.body_bytes),
-            false => held,
+            false => held + beyond,
         };
         let used = usage.index_bytes + bodies;
         let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         shared.metrics.log.used_bytes.set(gauge(used));
         shared.metrics.log.quota_bytes.set(gauge(self.limit));
         used
+    }
+
+    /// What the data files take beyond batches whatever is removed: blocks between what is past and what is not. A busy broker has always
+    /// something past that is not removed yet, but not always much: so it is the smallest of the newest measurements.
+    fn beyond(&mut self, usage: &Usage, held: u64) -> u64 {
+        if self.beyond.back().is_none_or(|(flush, _)| *flush != usage.flush) {
+            self.beyond
+                .push_back((usage.flush, usage.body_bytes.saturating_sub(held)));
+        }
+        if self.beyond.len() > BEYOND_KEPT {
+            self.beyond.pop_front();
+        }
+        self.beyond.iter().map(|(_, bytes)| *bytes).min().unwrap_or(0)
     }
 
     fn is_near(&self, used: u64) -> bool {
@@ -171,57 +194,96 @@ impl Desk {
         shared.metrics.health.degrade("quota", line);
     }
 
-    /// Gives up batches of so many bytes: by priority, then by age. Gives how many bytes went, and a priority: refusing topics below
+    /// Gives up batches of so many bytes: by priority, then what need not be held, then by age. Gives how many bytes went, and a priority: refusing topics below
     /// it had nothing beside them that could have gone in their place.
     fn shed(&mut self, wanted: u64, now: Now) -> (u64, u8) {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.write_state();
+        let floors = shared.floors();
         let mut heap = BinaryHeap::new();
         for topic in state.topics.values() {
             let settings = &topic.info.settings;
             if settings.shed == Shed::Refuse {
                 continue;
             }
+            let floor_of = floors.of_topic(&topic.info);
             for (partition, log) in (0..).zip(&topic.partitions) {
                 if let Some(first) = log.index.front() {
                     let topic = topic.key;
-                    let key = PartitionKey { topic, partition };
-                    heap.push(Reverse((settings.priority, first.append_ms, key, 0_usize)));
+                    let (key, floor) = (PartitionKey { topic, partition }, floor_of(partition));
+                    let is_held = first.offset_next() > floor;
+                    heap.push(Reverse((settings.priority, is_held, first.append_ms, key, floor)));
                 }
             }
         }
-        let (mut freed, mut highest, mut starts) = (0, 0, BTreeMap::new());
+        drop(floors);
+        let (mut freed, mut highest, mut gone) = (0, 0, BTreeMap::new());
         while freed < wanted
-            && let Some(Reverse((priority, _, key, at))) = heap.pop()
+            && let Some(Reverse((priority, _, _, key, floor))) = heap.pop()
         {
-            let log = state.partition(key);
-            let Some(batch) = log.and_then(|log| log.index.get(at)) else {
-                continue;
-            };
+            let first = |state: &State| state.partition(key).and_then(|log| log.index.front().copied());
+            let Some(batch) = first(&state) else { continue };
+            let log_start = state.partition(key).map_or(0, |log| log.log_start);
+            let past = self.due.pass(&mut state, key, batch.offset_next());
             freed += u64::from(batch.bytes);
             highest = priority;
-            starts.insert(key, batch.offset_next());
-            if let Some(next) = log.and_then(|log| log.index.get(at + 1)) {
-                heap.push(Reverse((priority, next.append_ms, key, at + 1)));
+            let (.., batches) = gone.entry(key).or_insert((log_start, floor, Vec::new()));
+            batches.extend(past);
+            if let Some(next) = first(&state) {
+                let is_held = next.offset_next() > floor;
+                heap.push(Reverse((priority, is_held, next.append_ms, key, floor)));
             }
         }
         if freed < wanted {
             highest = ALL_PRIORITIES;
         }
         let (mut records, mut bytes) = (0, 0);
-        for (key, start) in starts {
-            let log_start = state.partition(key).map_or(0, |log| log.log_start);
-            let past = self.due.pass(&mut state, key, start);
+        for (key, (log_start, floor, past)) in gone {
+            let start = past.last().map_or(log_start, Indexed::offset_next);
             self.due.start(key, start);
-            if let Some(loss) = Loss::of(&past, log_start, now.wall_ms)
-                && let Some(log) = state.partition_mut(key)
-            {
+            let (free, held) = past.split_at(forwarded(&past, floor));
+            for (past, reason) in [(free, LossReason::Quota), (held, LossReason::QuotaUnforwarded)] {
+                let lost = self.due.lose(&mut state, (key, log_start), past, now, reason);
+                let Some(loss) = lost else { continue };
                 records += loss.records();
                 bytes += loss.bytes;
-                self.due.lose(key, log.lose(loss));
+                if reason.is_unforwarded() {
+                    shared.metrics.log.unforwarded_records.inc_by(loss.records());
+                }
             }
         }
         shared.metrics.log.shed(records, bytes);
         (freed, highest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_files_take_beyond_batches_is_the_smallest_of_the_newest_measurements() {
+        let mut keep = Keep::new(Quota::Bytes(1 << 30));
+        let mut beyond = |flush, body_bytes, held| {
+            let usage = Usage {
+                flush,
+                body_bytes,
+                ..Usage::default()
+            };
+            keep.beyond(&usage, held)
+        };
+        assert_eq!(beyond(1, 100, 70), 30);
+        assert_eq!(beyond(2, 100, 95), 5);
+        // Not measured anew: what came or went since says nothing.
+        assert_eq!(beyond(2, 100, 100), 5);
+        for flush in 3..10 {
+            assert_eq!(beyond(flush, 140, 100), 5, "{flush}");
+        }
+        assert_eq!(
+            beyond(10, 140, 100),
+            40,
+            "it stays: nothing that is removed gives it back"
+        );
+        assert_eq!(beyond(11, 100, 120), 0);
     }
 }

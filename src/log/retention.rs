@@ -11,7 +11,7 @@ use super::TopicSettings;
 use super::desk::{Desk, storage};
 use super::layout::{Mark, PartitionKey, journal_key};
 use super::load::Garbage;
-use super::loss::Loss;
+use super::loss::{Loss, LossReason};
 use super::partition::{Home, Indexed, PartitionLog};
 use super::producers::{EXPIRY_MS, Producer};
 use super::state::State;
@@ -52,9 +52,19 @@ impl Due {
         self.starts.push((key, log_start));
     }
 
-    /// What went before its time: stored in the commit of its log start.
-    pub(super) fn lose(&mut self, key: PartitionKey, loss: Loss) {
-        self.losses.push((key, loss));
+    /// Batches went before their time: the marker is stored in the commit of their log start. Offsets before `log_start` had gone already.
+    pub(super) fn lose(
+        &mut self,
+        state: &mut State,
+        (key, log_start): (PartitionKey, u64),
+        past: &[Indexed],
+        now: Now,
+        reason: LossReason,
+    ) -> Option<Loss> {
+        let loss = Loss::of(past, log_start, now.wall_ms, reason)?;
+        let marker = state.partition_mut(key)?.lose(loss);
+        self.losses.push((key, marker));
+        Some(loss)
     }
 
     /// Moves a log start in memory. The batches that are past now go with commits to come; gives them.
@@ -140,6 +150,11 @@ impl Due {
     }
 }
 
+/// How many of these batches are whole before a floor.
+pub(super) fn forwarded(batches: &[Indexed], floor: u64) -> usize {
+    batches.partition_point(|batch| batch.offset_next() <= floor)
+}
+
 fn remove(garbage: &Garbage, ops: &mut Vec<Op>) {
     match garbage {
         Garbage::Row(number) => ops.push(Op::delete(Map::Journal, journal_key(*number))),
@@ -171,9 +186,9 @@ impl PartitionLog {
     }
 
     /// Where the log start should be by the topic's settings; without a trusted clock by its size alone. Source:
-    /// `UnifiedLog.deleteRetentionMsBreachedSegments` and
-    /// `deleteRetentionSizeBreachedSegments`, with a batch in the place of a segment.
-    fn start_due(&self, settings: &TopicSettings, trusted: bool, now: Now) -> u64 {
+    /// `UnifiedLog.deleteRetentionMsBreachedSegments` and `deleteRetentionSizeBreachedSegments`, with a batch in the place of a
+    /// segment. What is not whole before `floor` is held for as long, and up to as much, as the topic says.
+    fn start_due(&self, settings: &TopicSettings, floor: u64, trusted: bool, now: Now) -> u64 {
         let mut start = self.log_start;
         if !settings.is_deleted() {
             return start;
@@ -188,7 +203,14 @@ impl PartitionLog {
             let too_much = settings
                 .retention_bytes
                 .is_some_and(|retention_bytes| rest >= retention_bytes);
-            if !too_old && !too_much {
+            let past_hold = || {
+                let (_, append_ms) = self.times(batch);
+                let too_long =
+                    |most: u64| trusted && now.wall_ms.saturating_sub(append_ms) > most.min(i64::MAX as u64) as i64;
+                settings.hold_ms_max.is_some_and(too_long) || settings.hold_bytes_max.is_some_and(|most| rest >= most)
+            };
+            let goes = too_old || too_much;
+            if !goes || (batch.offset_next() > floor && !past_hold()) {
                 break;
             }
             bytes = rest;
@@ -231,12 +253,15 @@ impl Desk {
         {
             let state = self.shared.read_state();
             let trusted = self.clock.is_trusted();
+            let floors = self.shared.floors();
             for topic in state.topics.values() {
+                let floor_of = floors.of_topic(&topic.info);
                 for (partition, log) in (0..).zip(&topic.partitions) {
-                    let start = log.start_due(&topic.info.settings, trusted, now);
+                    let floor = floor_of(partition);
+                    let start = log.start_due(&topic.info.settings, floor, trusted, now);
                     if start > log.log_start {
                         let topic = topic.key;
-                        moves.push((PartitionKey { topic, partition }, start));
+                        moves.push((PartitionKey { topic, partition }, log.log_start, start, floor));
                     }
                 }
             }
@@ -246,12 +271,17 @@ impl Desk {
         }
         let mut state = self.shared.write_state();
         let (mut records, mut bytes) = (0, 0);
-        for (key, start) in moves {
-            for batch in self.due.pass(&mut state, key, start) {
+        for (key, log_start, start, floor) in moves {
+            let past = self.due.pass(&mut state, key, start);
+            for batch in &past {
                 records += u64::from(batch.records);
                 bytes += u64::from(batch.bytes);
             }
             self.due.start(key, start);
+            let held = &past[forwarded(&past, floor)..];
+            if let Some(loss) = (self.due).lose(&mut state, (key, log_start), held, now, LossReason::HoldMax) {
+                self.shared.metrics.log.unforwarded_records.inc_by(loss.records());
+            }
         }
         self.shared.metrics.log.expired(records, bytes);
     }

@@ -1,7 +1,7 @@
 //! What all handles share.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::metrics::Metrics;
@@ -10,6 +10,7 @@ use crate::model::Now;
 use super::checkpoint::Bell;
 use super::compaction::Rest;
 use super::draft::Rules;
+use super::floors::Floors;
 use super::keeper::Keeper;
 use super::load::Garbage;
 use super::moving::Moving;
@@ -29,7 +30,7 @@ const BESIDE_BYTES: usize = 96 << 10;
 /// Reads the clocks; comes from `net` with `Writer::run`.
 pub(super) type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
 
-/// Lock order: `state`, then the keeper's, then the queue's or the watches'. No waker is woken while one is held.
+/// Lock order: `state`, then the floors' or the keeper's, then the queue's or the watches'. No waker is woken while one is held.
 pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) watches: Arc<Watches>,
@@ -48,6 +49,7 @@ pub(super) struct Shared {
     /// A fixed wait before every commit.
     pub(super) linger: Option<Duration>,
     state: RwLock<State>,
+    floors: Mutex<Floors>,
     clock: OnceLock<Clock>,
     pub(super) failure: Mutex<Option<StoreError>>,
     /// Rows that nothing needs any more, found beside the writer, which removes them.
@@ -64,6 +66,7 @@ impl Shared {
         rules: Rules,
         storage: &crate::config::Storage,
         state: State,
+        floors: Floors,
     ) -> Self {
         Self {
             queue: Queue::new(storage.queue_bytes),
@@ -81,6 +84,7 @@ impl Shared {
             disk_us: AtomicU64::new(0),
             linger: storage.linger_us.map(Duration::from_micros),
             state: RwLock::new(state),
+            floors: Mutex::new(floors),
             clock: OnceLock::new(),
             failure: Mutex::new(None),
             past: Mutex::default(),
@@ -96,6 +100,11 @@ impl Shared {
 
     pub(super) fn write_state(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far records are carried away.
+    pub(super) fn floors(&self) -> MutexGuard<'_, Floors> {
+        self.floors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn rules(&self) -> Rules {

@@ -18,6 +18,7 @@ mod compaction;
 mod conformance;
 mod files;
 mod golden;
+mod hold;
 mod inspect;
 mod machine;
 mod quota;

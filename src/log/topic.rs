@@ -46,6 +46,12 @@ pub struct TopicSettings {
     pub priority: u8,
     /// `shed`: what goes when the quota is reached and it is this topic's turn.
     pub shed: Shed,
+    /// `hold.until.forwarded`: retention waits until whoever carries the topic's records away has done so (`Carrier`).
+    pub hold_until_forwarded: bool,
+    /// `hold.max.ms`: for how long at most after they came in.
+    pub hold_ms_max: Option<u64>,
+    /// `hold.max.bytes`: up to how many bytes a partition.
+    pub hold_bytes_max: Option<u64>,
 }
 
 /// Settings of compaction, by Kafka's meaning and with its defaults.
@@ -121,7 +127,7 @@ pub(super) fn first_offset(generation: u32) -> u64 {
 }
 
 /// Names that are taken.
-const SETTINGS: [&str; 15] = [
+const SETTINGS: [&str; 18] = [
     "retention.ms",
     "retention.bytes",
     "max.message.bytes",
@@ -133,6 +139,9 @@ const SETTINGS: [&str; 15] = [
     "min.cleanable.dirty.ratio",
     "priority",
     "shed",
+    "hold.until.forwarded",
+    "hold.max.ms",
+    "hold.max.bytes",
     "compression.type",
     "segment.bytes",
     "segment.ms",
@@ -157,6 +166,9 @@ impl TopicRow {
             compaction: CompactionSettings::default(),
             priority: defaults.priority,
             shed: Shed::default(),
+            hold_until_forwarded: defaults.hold_until_forwarded,
+            hold_ms_max: defaults.hold_ms_max,
+            hold_bytes_max: defaults.hold_bytes_max,
         };
         for (name, value) in &self.settings {
             set(&mut settings, name, value)?;
@@ -178,6 +190,12 @@ impl TopicRow {
             pin(entry.retention_bytes.is_some(), "retention.bytes");
             pin(entry.priority.is_some(), "priority");
             pin(entry.shed.is_some(), "shed");
+            pin(entry.hold_until_forwarded.is_some(), "hold.until.forwarded");
+            pin(entry.hold_ms_max.is_some(), "hold.max.ms");
+            pin(entry.hold_bytes_max.is_some(), "hold.max.bytes");
+            settings.hold_until_forwarded = entry.hold_until_forwarded.unwrap_or(settings.hold_until_forwarded);
+            settings.hold_ms_max = entry.hold_ms_max.unwrap_or(settings.hold_ms_max);
+            settings.hold_bytes_max = entry.hold_bytes_max.unwrap_or(settings.hold_bytes_max);
             settings.shed = entry.shed.unwrap_or(settings.shed);
             settings.retention_ms = entry.retention_ms.unwrap_or(settings.retention_ms);
             settings.retention_bytes = entry.retention_bytes.unwrap_or(settings.retention_bytes);
@@ -252,6 +270,12 @@ fn set(settings: &mut TopicSettings, name: &str, value: &str) -> Result<(), Refu
             let priority = value.parse().ok().filter(|priority| *priority <= 9);
             settings.priority = priority.ok_or_else(|| bad("0 (shed first) to 9 (shed last)"))?;
         }
+        "hold.until.forwarded" => {
+            let hold = value.parse().map_err(|_| bad("true or false"))?;
+            settings.hold_until_forwarded = hold;
+        }
+        "hold.max.ms" => settings.hold_ms_max = unlimited()?,
+        "hold.max.bytes" => settings.hold_bytes_max = unlimited()?,
         "shed" => settings.shed = Shed::parse(value).ok_or_else(|| bad("oldest or refuse"))?,
         "compression.type" => {
             settings.packed_codec = match value {
@@ -334,6 +358,16 @@ const BATCH_BYTES_CEILING: usize = 64 << 20;
 /// Kafka's own bound is far above what one gateway holds.
 const PARTITIONS_A_TOPIC_MAX: usize = 10_000;
 
+/// Checks that there can be a topic of so many partitions.
+pub(super) fn check_partitions(name: &Topic, partitions: u32, partitions_max: usize) -> Result<(), Refused> {
+    let most = partitions_max.min(PARTITIONS_A_TOPIC_MAX);
+    if (1..=most).contains(&(partitions as usize)) {
+        return Ok(());
+    }
+    let why = format!("topic {name} cannot have {partitions} partitions. Try: 1 to {most}");
+    Err(Refused::new(Code::InvalidPartitions, why))
+}
+
 /// Checks a topic to be made and gives the row to store, without its id and generation. `partitions_max`: of the whole node.
 pub(super) fn row(
     spec: &TopicSpec,
@@ -343,14 +377,7 @@ pub(super) fn row(
 ) -> Result<TopicRow, Refused> {
     let partitions = entry.and_then(|entry| entry.partitions).or(spec.partitions);
     let partitions = partitions.unwrap_or(defaults.partitions);
-    let most = partitions_max.min(PARTITIONS_A_TOPIC_MAX);
-    if !(1..=most).contains(&(partitions as usize)) {
-        let why = format!(
-            "topic {} cannot have {partitions} partitions. Try: 1 to {most}",
-            spec.name
-        );
-        return Err(Refused::new(Code::InvalidPartitions, why));
-    }
+    check_partitions(&spec.name, partitions, partitions_max)?;
     let row = TopicRow {
         name: spec.name.to_string(),
         id: [0; 16],
@@ -468,6 +495,9 @@ mod tests {
             retention_bytes: None,
             priority: None,
             shed: None,
+            hold_until_forwarded: None,
+            hold_ms_max: None,
+            hold_bytes_max: None,
         };
         let spec = TopicSpec {
             name: entry.name.clone(),

@@ -76,6 +76,8 @@ pub struct LogMetrics {
     pub dirty_ratio: Gauge<f64, AtomicU64>,
     /// Partitions that cannot be compacted because a batch in them does not open.
     pub uncleanable: Gauge,
+    /// Records that went although they were held for somebody who was to forward them.
+    pub unforwarded_records: Counter,
 }
 
 /// A code as a label.
@@ -120,6 +122,7 @@ impl Default for LogMetrics {
             compacted_seconds: Gauge::default(),
             dirty_ratio: Gauge::default(),
             uncleanable: Gauge::default(),
+            unforwarded_records: Counter::default(),
         }
     }
 }
@@ -249,6 +252,11 @@ impl LogMetrics {
             "uncleanable_partitions",
             "Partitions with a batch that does not open, compacted no further",
             uncleanable,
+        );
+        r.register(
+            "unforwarded_records",
+            "Records that retention or the quota took while they were held for an upstream",
+            self.unforwarded_records.clone(),
         );
     }
 }

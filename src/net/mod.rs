@@ -101,6 +101,7 @@ pub fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> {
         topic_defaults: config.topic_defaults.clone(),
         limits: config.limits.clone(),
         topics: config.topics.clone(),
+        carriers: crate::upstream::carriers(&config.upstreams, &config.node.name),
         metrics: Arc::clone(&metrics),
         now: clock.now(),
         store_id: fastrand::u128(..).to_le_bytes(),

@@ -60,6 +60,7 @@ impl Forwarder {
         for key in gone.map(|lane| lane.key.clone()).collect::<Vec<_>>() {
             if let Some(lane) = self.lanes.remove(&key) {
                 self.keeper.forget(&lane.checkpoint());
+                self.log.set_floor(&self.config.name, lane.topic_id, key.1, None);
                 self.ghosts.insert(key);
             }
         }
@@ -125,10 +126,9 @@ impl Forwarder {
             }
         };
         let from = position.unwrap_or(bounds.log_start);
-        self.lanes.insert(
-            key.clone(),
-            Lane::new(key, topic.id, there.clone(), from, position.is_some()),
-        );
+        let lane = Lane::new(key.clone(), topic.id, there.clone(), from, position.is_some());
+        lane.tell_floor(&self.config.name, &self.log);
+        self.lanes.insert(key, lane);
         self.fill_now = true;
         true
     }
@@ -323,6 +323,8 @@ impl Forwarder {
             }
             Found::WentBack(to) => {
                 self.counters.log_went_back.inc();
+                let lane = self.lanes.get(&(topic.clone(), *partition));
+                lane.into_iter().for_each(|lane| lane.tell_floor(upstream, &self.log));
                 tracing::error!(%upstream, %topic, %partition, %to, "the log ends before what was forwarded: going on from its end");
                 format!("the log of {topic}/{partition} ends before what was forwarded")
             }

@@ -103,7 +103,7 @@ impl Keeper {
         at_once: bool,
         now: Now,
     ) -> (Option<u64>, Option<String>) {
-        let failed = self.take(lanes, now);
+        let failed = self.take(lanes, log, now);
         if self.saving.is_some() || self.is_clean(lanes) {
             return (None, failed);
         }
@@ -114,10 +114,10 @@ impl Keeper {
         self.start(lanes, log, waker);
         self.due_us = now.after_ms(SAVE_MS);
         // An inline log is done at once.
-        (None, self.take(lanes, now))
+        (None, self.take(lanes, log, now))
     }
 
-    fn take(&mut self, lanes: &mut BTreeMap<LaneKey, Lane>, now: Now) -> Option<String> {
+    fn take(&mut self, lanes: &mut BTreeMap<LaneKey, Lane>, log: &Log, now: Now) -> Option<String> {
         let result = self.saving.as_mut()?.ticket.take()?;
         let saving = self.saving.take()?;
         match result {
@@ -125,6 +125,7 @@ impl Keeper {
                 for (key, next) in saving.lanes {
                     if let Some(lane) = lanes.get_mut(&key) {
                         lane.saved_next = Some(next);
+                        lane.tell_floor(&self.upstream, log);
                     }
                 }
                 None

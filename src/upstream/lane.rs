@@ -96,6 +96,12 @@ impl Lane {
         }
     }
 
+    /// Tells the log what is durably forwarded: retention may wait for it.
+    pub(super) fn tell_floor(&self, upstream: &str, log: &Log) {
+        let floor = self.saved_next.map(|saved| saved.min(self.acked_next));
+        log.set_floor(upstream, self.topic_id, self.key.1, floor);
+    }
+
     pub(super) fn is_dirty(&self) -> bool {
         self.saved_next != Some(self.acked_next)
     }

@@ -48,7 +48,7 @@ pub use progress::{Checkpoint, Kept};
 pub use status::{PartitionStatus, RefusedStatus, Statuses, UpstreamStatus};
 
 use crate::config;
-use crate::log::{Log, Watch};
+use crate::log::{Carrier, Log, Watch};
 use crate::metrics::Metrics;
 use crate::model::{Now, Topic};
 
@@ -305,6 +305,18 @@ impl Forwarder {
     fn note_error(&mut self, why: String, now: Now) {
         self.last_error = Some((why, now.wall_ms));
     }
+}
+
+/// The upstreams as those who carry records away, for a log whose retention may wait for them.
+pub fn carriers(upstreams: &[config::Upstream], node: &str) -> Vec<Carrier> {
+    let carrier = |upstream: &config::Upstream| {
+        let selection = Selection::new(upstream, node);
+        Carrier {
+            name: upstream.name.clone(),
+            wants: Arc::new(move |topic| selection.wants(topic)),
+        }
+    };
+    upstreams.iter().map(carrier).collect()
 }
 
 /// Under which name `/healthz` tells of an upstream: one line for each.

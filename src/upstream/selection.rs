@@ -31,17 +31,20 @@ impl Selection {
         }
     }
 
-    /// The topic's name in the centre; `None` when it is not forwarded: left out by the patterns, or headwater's own. An error
-    /// when it would be, but the template makes no name of it that Kafka allows.
-    pub(super) fn name_there(&self, topic: &Topic) -> Option<Result<Topic, TopicError>> {
+    /// Whether a topic is to be forwarded.
+    pub(super) fn wants(&self, topic: &Topic) -> bool {
         let name = topic.as_str();
         let named = |patterns: &[String]| patterns.iter().any(|p| matches(p.as_bytes(), name.as_bytes()));
         // Topics of headwater's own go only where they are named in full.
         let included = named(&self.include) && (!topic.is_internal() || self.include.iter().any(|p| p == name));
-        if !included || named(&self.exclude) {
-            return None;
-        }
-        Some(Topic::parse(&self.template.replace("{topic}", name)))
+        included && !named(&self.exclude)
+    }
+
+    /// The topic's name in the centre; `None` when it is not forwarded: left out by the patterns, or headwater's own. An error
+    /// when it would be, but the template makes no name of it that Kafka allows.
+    pub(super) fn name_there(&self, topic: &Topic) -> Option<Result<Topic, TopicError>> {
+        let name = || Topic::parse(&self.template.replace("{topic}", topic.as_str()));
+        self.wants(topic).then(name)
     }
 }
 

@@ -17,6 +17,7 @@ SUITES = {
     "abuse": ["test_abuse", "test_abuse_kafka"],
     "disk": ["test_full_disk", "test_quota", "test_clock", "test_formats", "test_compaction"],
     "upstream": ["test_upstream", "test_demo_upstream"],
+    "soak": ["test_soak"],
     "kill": ["test_kill"],
 }
 

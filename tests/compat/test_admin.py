@@ -5,15 +5,19 @@ import json
 import unittest
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource, NewPartitions, NewTopic
 from kafka import KafkaAdminClient
-from kafka.admin import ConfigResource as PythonResource, ConfigResourceType
+from kafka.admin import ConfigResource as PythonResource, ConfigResourceType, NewPartitions as PythonPartitions
+from kafka.partitioner import murmur2
 
 from harness import Broker, cli, eventually
+from mqtt_client import Client
+from readback import read_topic
 
 FILE = """\
 [[topic]]
 name = "pinned"
+partitions = 1
 retention_time = "7d"
 """
 
@@ -193,6 +197,75 @@ class Settings(unittest.TestCase):
         client.close()
         broker.restart()
         self.assertEqual(setting("set-old", "retention.ms")[0], "777")
+
+
+class Partitions(unittest.TestCase):
+    def grow(self, topic, count, **more):
+        """Nothing, or the error's code."""
+        assignment = {"replica_assignment": more.pop("replica_assignment")} if "replica_assignment" in more else {}
+        client = admin()
+        try:
+            (future,) = client.create_partitions([NewPartitions(topic, count, **assignment)], **more).values()
+            future.result(10)
+        except KafkaException as error:
+            return error.args[0].code()
+
+    def count(self, topic):
+        return len(admin().list_topics(topic, timeout=10).topics[topic].partitions)
+
+    def test_partitions_are_added_and_stay_after_a_kill(self):
+        create("grow", 2)
+        produce("grow", [b"before"] * 3, partition=1)
+        self.assertIsNone(self.grow("grow", 5))
+        for _ in range(2):
+            self.assertEqual(self.count("grow"), 5)
+            produce("grow", [b"after"], partition=4)
+            broker.restart()
+        self.assertEqual([bounds("grow", p) for p in range(5)], [(0, 0), (0, 3), (0, 0), (0, 0), (0, 2)])
+
+    def test_fewer_or_as_many_or_elsewhere_or_of_nothing_is_refused_with_kafkas_codes(self):
+        create("grow-not", 3)
+        for count in (3, 2):
+            self.assertEqual(self.grow("grow-not", count), KafkaError.INVALID_PARTITIONS)
+        self.assertEqual(self.grow("grow-not", 5, replica_assignment=[[0], [7]]), KafkaError.INVALID_REPLICA_ASSIGNMENT)
+        self.assertEqual(self.grow("grow-none", 5), KafkaError.UNKNOWN_TOPIC_OR_PART)
+        self.assertEqual(self.grow("pinned", 9), KafkaError.INVALID_PARTITIONS)
+        self.assertIsNone(self.grow("grow-not", 5, validate_only=True))
+        self.assertEqual(self.count("grow-not"), 3)
+
+    def test_kafka_python_grows_a_topic_that_a_consumer_reads_and_mqtt_writes_by_key(self):
+        create("telemetry", 1)
+        c = consumer(**{"topic.metadata.refresh.interval.ms": 200})
+        self.addCleanup(c.close)
+        client = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+        self.addCleanup(client.close)
+        keys = [f"grow/{i}" for i in range(40)]
+        with Client(broker.mqtt) as device, Client(broker.mqtt) as subscriber:
+            subscriber.subscribe("grow/#")
+            device.publish_all([(key, b"before") for key in keys])
+            client.create_partitions({"telemetry": PythonPartitions(8)})
+            device.publish_all([(key, b"after") for key in keys])
+            # Live delivery follows the new partitions.
+            subscriber.wait_messages(80)
+        eventually(lambda: len(c.list_topics("telemetry", timeout=10).topics["telemetry"].partitions) == 8, 10, "the new partitions")
+        placed = {}
+        for record in read_topic(broker.bootstrap, "telemetry"):
+            placed.setdefault(record.value, {})[record.key.decode()] = record.partition
+        self.assertEqual(set(placed[b"before"].values()), {0})
+        # Where Kafka's own producers put these keys.
+        self.assertEqual(placed[b"after"], {key: (murmur2(key.encode()) & 0x7FFFFFFF) % 8 for key in keys})
+
+    def test_the_command_line_grows_a_topic_and_changes_a_setting(self):
+        create("grow-cli", 2)
+
+        def alter_cli(*args, **more):
+            return cli("topic", "alter", "grow-cli", *args, "--broker", broker.bootstrap, **more)
+
+        alter_cli("--partitions", "6", "--set", "priority=2")
+        self.assertEqual((self.count("grow-cli"), setting("grow-cli", "priority")[0]), (6, "2"))
+        refused = alter_cli("--partitions", "4", check=False)
+        self.assertEqual(refused.returncode, 2, refused.stderr)
+        self.assertIn(b"Try: more than 6", refused.stderr)
 
 
 class CommandLine(unittest.TestCase):

@@ -12,7 +12,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from compact_device import NACK, Device
-from harness import BIN, Broker, cli, eventually
+from harness import BIN, Broker, cli, eventually, free_ports
 from mqtt_client import V5, Client
 from readback import bounds_of_topic
 
@@ -87,6 +87,23 @@ class Quota(unittest.TestCase):
             self.assertEqual({(loss["topic"], loss["partition"]): (loss["offset_first"], loss["offset_last"] + 1) for loss in given_up}, shed)
             for command in ("check", "inspect"):
                 self.assertIn(f"given up: low partition 0 offsets 0 to {starts[0] - 1}, ", cli(command, broker.data).stdout.decode())
+
+    def test_what_no_upstream_has_goes_last_of_its_priority_and_is_told(self):
+        (nowhere,) = free_ports(1)
+        config = f"[topic_defaults]\npartitions = 1\n[[topic]]\nname = 'held'\nhold_until_forwarded = true\nretention_size = '1MiB'\n[[topic]]\nname = 'free'\n[[upstream]]\nname = 'central'\nbootstrap = ['127.0.0.1:{nowhere}']\n"
+        with Broker(config, sets=["storage.quota=64MiB"]) as broker:
+            self.assertEqual(fill(broker, "held", 8), [])
+            self.assertEqual(fill(broker, "free", 80), [])
+            self.assertEqual(bounds_of_topic(broker.bootstrap, "held")[0][0], 0, "what is held is older, and went first")
+            self.assertEqual({loss["reason"] for loss in self.losses(broker)}, {"quota"})
+            self.assertEqual({loss["topic"] for loss in self.losses(broker)}, {"free"})
+            self.assertEqual(fill(broker, "held", 80), [])
+            start = bounds_of_topic(broker.bootstrap, "held")[0][0]
+            (told,) = [loss for loss in self.losses(broker) if loss["topic"] == "held"]
+            self.assertEqual((told["offset_first"], told["offset_last"] + 1, told["reason"]), (0, start, "quota_unforwarded"))
+            self.assertEqual(broker.metric("headwater_log_unforwarded_records_total"), start)
+            broker.stop()
+            self.assertIn("for the storage quota, not forwarded", cli("check", broker.data).stdout.decode())
 
     def test_a_tail_that_is_overtaken_says_what_went_and_goes_on(self):
         with Broker(sets=["topic_defaults.partitions=1"]) as broker:

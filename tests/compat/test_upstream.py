@@ -14,7 +14,7 @@ from harness import Broker, cli, eventually, free_ports
 from kafka_server import RealKafka
 from mqtt_client import V5, Client
 from proxy import Link
-from readback import read_topic
+from readback import bounds_of_topic, read_topic
 
 CUT_SECONDS = float(os.environ.get("HEADWATER_CUT_SECONDS", "8"))
 
@@ -121,6 +121,33 @@ class Upstream(unittest.TestCase):
                 producer.produce(f"codec-{codec}", f"{codec} {i}" * 5, "k")
             self.assertEqual(producer.flush(20), 0)
             same(self, read_topic(self.broker.bootstrap, f"codec-{codec}"), self.arrived(f"codec-{codec}", 300))
+
+    def test_retention_waits_for_the_link_where_a_topic_holds_also_after_a_kill(self):
+        at = ("--broker", self.broker.bootstrap)
+        for topic, hold in (("held", "true"), ("free", "false")):
+            cli("topic", "create", topic, *at, "--partitions", "1", "--setting", "retention.ms=1000", "--setting", f"hold.until.forwarded={hold}")
+
+        def start(topic):
+            return bounds_of_topic(self.broker.bootstrap, topic)[0][0]
+
+        self.link.set("refuse")
+        self.link.cut()
+        count = 0
+        for _ in range(2):
+            produce(self.broker, "held", range(count, count + 300))
+            produce(self.broker, "free", range(300))
+            count += 300
+            # What retention took of the one it has looked at in the other.
+            eventually(lambda: start("free") == count, 20, "the end of what nobody holds")
+            self.assertEqual(start("held"), 0)
+            self.broker.restart()
+        self.assertEqual(start("held"), 0)
+        self.link.set("pass")
+        here = read_topic(self.broker.bootstrap, "held")
+        same(self, here, self.arrived("held", count))
+        eventually(lambda: start("held") == count, 20, "the end of what is forwarded")
+        self.assertEqual(self.broker.metric("headwater_log_unforwarded_records_total"), 0)
+        self.assertEqual(json.loads(self.broker.http_get("/api/v1/losses")), [])
 
     def test_a_cut_link_and_a_restarted_kafka_lose_nothing_and_keep_the_order(self):
         ended, sent, failure = threading.Event(), [0], []

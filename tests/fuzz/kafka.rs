@@ -25,6 +25,7 @@ fn seeds() -> Vec<Vec<u8>> {
         DeleteTopics: DeleteTopicsRequest, InitProducerId: InitProducerIdRequest,
         OffsetForLeaderEpoch: OffsetForLeaderEpochRequest, DescribeConfigs: DescribeConfigsRequest,
         DescribeCluster: DescribeClusterRequest, DeleteRecords: DeleteRecordsRequest,
+        CreatePartitions: CreatePartitionsRequest,
         AlterConfigs: AlterConfigsRequest, IncrementalAlterConfigs: IncrementalAlterConfigsRequest
     );
     seeds
@@ -61,6 +62,7 @@ fn one(input: &[u8]) {
         Some(Api::InitProducerId) => drop(decode_response::<InitProducerIdRequest>(version, frame)),
         Some(Api::OffsetForLeaderEpoch) => drop(decode_response::<OffsetForLeaderEpochRequest>(version, frame)),
         Some(Api::DescribeConfigs) => drop(decode_response::<DescribeConfigsRequest>(version, frame)),
+        Some(Api::CreatePartitions) => drop(decode_response::<CreatePartitionsRequest>(version, frame)),
         Some(Api::DeleteRecords) => drop(decode_response::<DeleteRecordsRequest>(version, frame)),
         Some(Api::AlterConfigs) => drop(decode_response::<AlterConfigsRequest>(version, frame)),
         Some(Api::IncrementalAlterConfigs) => drop(decode_response::<IncrementalAlterConfigsRequest>(version, frame)),

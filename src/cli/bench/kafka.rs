@@ -33,6 +33,9 @@ pub(in crate::cli) struct BenchKafka {
     /// Bytes of a record's value
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     bytes: u32,
+    /// Partitions of the topic; each record goes to the next one
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    partitions: u32,
     /// Seconds of the measurement, and of the raw one beside it
     #[arg(long, default_value_t = 5)]
     seconds: u64,
@@ -84,18 +87,21 @@ impl BenchKafka {
     pub(super) fn run(self) -> Result<(), Failure> {
         let watched = Watched::new(self.pid)?;
         let mut client = self.broker.connect()?;
-        client.topic(TOPIC, true).map_err(failed)?;
+        if client.topic(TOPIC, false).is_err() {
+            client.create_topic(TOPIC, Some(self.partitions), &[]).map_err(failed)?;
+        }
+        let mut next = (0..self.partitions).cycle().map(Partition);
         let scratch = Scratch::new(&self.dir)?;
         let disk = |error: std::io::Error| Failure::failed(format!("the raw writes failed: {error}"));
         let ring = Ring::new(&scratch.path().join("ring")).map_err(disk)?;
         // The first writes find everything cold.
-        self.produce(&mut client, Duration::from_millis(300), &mut Vec::new())?;
+        self.produce(&mut client, &mut next, Duration::from_millis(300), &mut Vec::new())?;
         let (count, turn) = turns(self.seconds);
         let (mut latencies, mut raw_latencies) = (Vec::new(), Vec::new());
         let (mut time, mut raw_time, mut cpu) = (Duration::ZERO, Duration::ZERO, Some(0.0));
         for _ in 0..count {
             let before = watched.seconds();
-            time += self.produce(&mut client, turn, &mut latencies)?;
+            time += self.produce(&mut client, &mut next, turn, &mut latencies)?;
             let spent = watched.seconds().zip(before).map(|(after, before)| after - before);
             cpu = cpu.zip(spent).map(|(sum, spent)| sum + spent);
             raw_time += ring.run(self.bytes as usize, turn, &mut raw_latencies).map_err(disk)?;
@@ -120,6 +126,7 @@ impl BenchKafka {
     fn produce(
         &self,
         client: &mut KafkaClient,
+        partitions: &mut impl Iterator<Item = Partition>,
         time: Duration,
         latencies_us: &mut Vec<u64>,
     ) -> Result<Duration, Failure> {
@@ -132,11 +139,11 @@ impl BenchKafka {
         };
         let batch = Bytes::from(batch::pack(&[record]));
         let start = Instant::now();
-        while start.elapsed() < time {
+        while start.elapsed() < time
+            && let Some(partition) = partitions.next()
+        {
             let before = Instant::now();
-            client
-                .produce(TOPIC, Partition(0), batch.clone(), ALL)
-                .map_err(failed)?;
+            client.produce(TOPIC, partition, batch.clone(), ALL).map_err(failed)?;
             latencies_us.push(before.elapsed().as_micros() as u64);
         }
         Ok(start.elapsed())

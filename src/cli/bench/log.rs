@@ -180,6 +180,7 @@ impl LogBench {
             topic_defaults,
             limits: config.limits,
             topics: Vec::new(),
+            carriers: Vec::new(),
             metrics: Arc::clone(&metrics),
             now: clock(),
             store_id: fastrand::u128(..).to_be_bytes(),

@@ -1,13 +1,14 @@
 //! A blocking Kafka client over one connection to one broker: what headwater is, and what a test's centre is. It follows no
 //! leader to another broker; the forwarder does.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
@@ -15,7 +16,7 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, FetchRequest,
+    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, FetchRequest,
     IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest,
     TopicName, describe_configs_request,
 };
@@ -296,21 +297,39 @@ impl KafkaClient {
 
     /// The first offset at or after a time in milliseconds; -2 is the earliest, -1 the end. `None` when there is none so late.
     pub fn offset_at(&mut self, topic: &str, partition: Partition, time_ms: i64) -> Result<Option<Offset>, KafkaError> {
-        let one = ListOffsetsPartition::default()
-            .with_partition_index(index(partition))
-            .with_current_leader_epoch(-1)
-            .with_timestamp(time_ms);
+        let offsets = self.offsets_at(topic, &[partition], time_ms)?;
+        Ok(offsets.into_iter().next().flatten())
+    }
+
+    /// The same of several partitions, in their order.
+    pub fn offsets_at(
+        &mut self,
+        topic: &str,
+        partitions: &[Partition],
+        time_ms: i64,
+    ) -> Result<Vec<Option<Offset>>, KafkaError> {
+        let one = |partition: &Partition| {
+            ListOffsetsPartition::default()
+                .with_partition_index(index(*partition))
+                .with_current_leader_epoch(-1)
+                .with_timestamp(time_ms)
+        };
         let topics = ListOffsetsTopic::default()
             .with_name(topic_name(topic))
-            .with_partitions(vec![one]);
+            .with_partitions(partitions.iter().map(one).collect());
         let request = ListOffsetsRequest::default()
             .with_replica_id(BrokerId(-1))
             .with_topics(vec![topics]);
         let answer = self.call(5, &request)?;
-        let answer = answer.topics.into_iter().flat_map(|t| t.partitions).next();
-        let answer = answer.ok_or_else(|| nothing("the partition that was asked for"))?;
-        KafkaError::check(answer.error_code, None)?;
-        Ok(Offset::from_kafka(answer.offset))
+        let answers = answer.topics.into_iter().flat_map(|topic| topic.partitions);
+        let found: BTreeMap<_, _> = answers.map(|answer| (answer.partition_index, answer)).collect();
+        let offset = |partition: &Partition| {
+            let answer = found.get(&index(*partition));
+            let answer = answer.ok_or_else(|| nothing("the partition that was asked for"))?;
+            KafkaError::check(answer.error_code, None)?;
+            Ok(Offset::from_kafka(answer.offset))
+        };
+        partitions.iter().map(offset).collect()
     }
 
     /// Makes a topic; `None` partitions are the broker's default. Settings by their Kafka names.
@@ -336,6 +355,20 @@ impl KafkaClient {
             .with_timeout_ms(30_000);
         let answer = self.call(4, &request)?;
         let answer = answer.topics.into_iter().next().ok_or_else(|| nothing("the topic"))?;
+        KafkaError::check(answer.error_code, answer.error_message.as_ref())
+    }
+
+    /// Gives a topic more partitions: so many in all.
+    pub fn add_partitions(&mut self, name: &str, partitions: u32) -> Result<(), KafkaError> {
+        let topic = CreatePartitionsTopic::default()
+            .with_name(topic_name(name))
+            .with_count(i32::try_from(partitions).unwrap_or(i32::MAX))
+            .with_assignments(None);
+        let request = CreatePartitionsRequest::default()
+            .with_topics(vec![topic])
+            .with_timeout_ms(30_000);
+        let answer = self.call(0, &request)?;
+        let answer = answer.results.into_iter().next().ok_or_else(|| nothing("the topic"))?;
         KafkaError::check(answer.error_code, answer.error_message.as_ref())
     }
 

@@ -25,6 +25,7 @@ impl Directory {
             topic_defaults: config.topic_defaults.clone(),
             limits: config.limits.clone(),
             topics: Vec::new(),
+            carriers: Vec::new(),
             metrics: Arc::default(),
             now: START,
             store_id: [7; 16],

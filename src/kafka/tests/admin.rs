@@ -1,9 +1,11 @@
 //! DeleteRecords, AlterConfigs, IncrementalAlterConfigs.
 
 use super::*;
+use crate::kafka::broker::NODE_ID;
 use crate::kafka_wire::messages::alter_configs_request::{
     AlterConfigsResource as Replace, AlterableConfig as ReplacedConfig,
 };
+use crate::kafka_wire::messages::create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
 use crate::kafka_wire::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use crate::kafka_wire::messages::describe_configs_request::DescribeConfigsResource;
 use crate::kafka_wire::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
@@ -199,4 +201,63 @@ fn settings_that_cannot_be_changed_are_refused() {
     let response = wire.ask(1, &twice);
     assert!(response.responses.iter().all(|response| response.error_code == 42));
     assert_eq!(described(&mut wire, "priority"), ("5".to_owned(), 5));
+}
+
+fn grow(topic: &str, count: i32, assigned: Option<&[i32]>) -> CreatePartitionsTopic {
+    let on = |node: &i32| CreatePartitionsAssignment::default().with_broker_ids(vec![(*node).into()]);
+    CreatePartitionsTopic::default()
+        .with_name(name(topic))
+        .with_count(count)
+        .with_assignments(assigned.map(|nodes| nodes.iter().map(on).collect()))
+}
+
+/// The error code of each topic.
+fn grown(wire: &mut Wire, version: i16, topics: Vec<CreatePartitionsTopic>, validate_only: bool) -> Vec<i16> {
+    let request = CreatePartitionsRequest::default()
+        .with_topics(topics)
+        .with_validate_only(validate_only);
+    let results = wire.ask(version, &request).results.into_iter();
+    results.map(|result| result.error_code).collect()
+}
+
+#[test]
+fn partitions_are_added_in_every_version() {
+    let house = House::with_topic("t");
+    let before = house.log.topic("t").unwrap().partitions;
+    let mut wire = house.dial();
+    for (version, count) in (0..=3).zip(before + 1..) {
+        let asked = || vec![grow("t", count as i32, None)];
+        assert_eq!(grown(&mut wire, version, asked(), true), [0]);
+        assert_eq!(house.log.topic("t").unwrap().partitions, count - 1, "it was only asked");
+        assert_eq!(grown(&mut wire, version, asked(), false), [0]);
+        assert_eq!(house.log.topic("t").unwrap().partitions, count);
+        assert_eq!(grown(&mut wire, version, asked(), false), [37], "as many as there are");
+    }
+}
+
+#[test]
+fn partitions_that_cannot_be_added_are_refused_one_by_one_with_kafkas_codes() {
+    let house = House::with_topic("t");
+    let before = house.log.topic("t").unwrap().partitions as i32;
+    let mut wire = house.dial();
+    for (topic, expected) in [
+        (grow("none", 9, None), 3),
+        (grow("a/b", 9, None), 3),
+        (grow("t", before - 1, None), 37),
+        (grow("t", 0, None), 37),
+        (grow("t", -1, None), 37),
+        (grow("t", 1_000_000, None), 37),
+        (grow("t", before + 2, Some(&[NODE_ID])), 39),
+        (grow("t", before + 2, Some(&[NODE_ID, NODE_ID + 1])), 39),
+        (grow("t", before + 2, Some(&[NODE_ID, NODE_ID])), 0),
+    ] {
+        assert_eq!(grown(&mut wire, 1, vec![topic.clone()], true), [expected], "{topic:?}");
+    }
+    let both = vec![
+        grow("t", before + 1, None),
+        grow("t", before + 2, None),
+        grow("none", 3, None),
+    ];
+    assert_eq!(grown(&mut wire, 3, both, false), [42, 42, 3]);
+    assert_eq!(house.log.topic("t").unwrap().partitions as i32, before);
 }

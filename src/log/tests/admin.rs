@@ -284,6 +284,9 @@ fn what_the_file_fixes_is_refused_with_its_line() {
         retention_bytes: None,
         priority: None,
         shed: None,
+        hold_until_forwarded: None,
+        hold_ms_max: None,
+        hold_bytes_max: None,
     }];
     let depot = memory::MemoryDepot::default();
     let log = inline::open_in(Box::new(depot), options).unwrap();
@@ -317,5 +320,93 @@ fn a_change_that_failed_is_refused_and_what_is_on_the_disk_then_is_in_force() {
     assert_eq!(log.topic("t").unwrap().settings.priority, 1);
     assert_eq!(cut(3).unwrap()[0], Ok(Offset(3)));
     assert_eq!(records(&log, "t", Partition(0), 3).len(), 1);
+    assert_eq!(log.shared.metrics.log.stores_lost.get(), 0);
+}
+
+fn grow(log: &Log, partitions: u32) -> Result<u32, (Code, String)> {
+    let grown = log.add_partitions(&topic(), partitions, Waker::noop()).wait();
+    grown
+        .map(|info| info.partitions)
+        .map_err(|refused| (refused.code, refused.why))
+}
+
+#[test]
+fn partitions_are_added_and_none_is_taken_away() {
+    let folder = Folder::new();
+    let log = folder.open();
+    make(&log, "t", &[("retention.ms", "1000")]);
+    add(&log, 1, 3, 10, 1);
+    let seen = log.commit_number();
+    assert_eq!(grow(&log, 5), Ok(5));
+    assert!(log.commit_number() > seen, "who waits for topics is told");
+    (0..5).for_each(|partition| add(&log, partition, 1, 10, 1));
+    for partitions in [5, 4, 1, 0] {
+        let (code, why) = grow(&log, partitions).unwrap_err();
+        assert_eq!(code, Code::InvalidPartitions);
+        assert!(why.ends_with("Try: more than 5"), "{why}");
+    }
+    let unknown = Topic::parse("other").unwrap();
+    let refused = log.add_partitions(&unknown, 9, Waker::noop()).wait().unwrap_err();
+    assert_eq!(refused.code, Code::UnknownTopic);
+    drop(log);
+    let log = folder.open();
+    let info = log.topic("t").unwrap();
+    assert_eq!((info.partitions, info.settings.retention_ms), (5, Some(1000)));
+    assert_eq!([0, 1, 2, 3, 4].map(|p| bounds(&log, p).1), [1, 4, 1, 1, 1]);
+    log.measure();
+    assert_eq!(log.shared.metrics.log.partitions.get(), 5);
+}
+
+#[test]
+fn partitions_are_added_up_to_the_limit_of_the_node_and_not_against_the_file() {
+    let mut options = inline::options(now(1));
+    options.limits.partitions = 10;
+    let mut entry = options.clone();
+    let log = inline::open_in(Box::new(memory::MemoryDepot::default()), options).unwrap();
+    make(&log, "t", &[]);
+    make(&log, "u", &[]);
+    let (code, why) = grow(&log, 9).unwrap_err();
+    assert_eq!(code, Code::TooManyTopics);
+    assert!(why.ends_with("and 6 are left. Try: 3 to 8"), "{why}");
+    assert_eq!(grow(&log, 11).unwrap_err().0, Code::InvalidPartitions);
+    assert_eq!(log.check_partitions(&topic(), 9).unwrap_err().code, Code::TooManyTopics);
+    assert_eq!(log.check_partitions(&topic(), 8), Ok(()));
+    assert_eq!(log.topic("t").unwrap().partitions, 2, "it was only asked");
+    assert_eq!(grow(&log, 8), Ok(8));
+    let (code, why) = grow(&log, 9).unwrap_err();
+    assert_eq!(code, Code::TooManyTopics);
+    assert!(why.ends_with("Try: a higher limit"), "{why}");
+
+    entry.topics = vec![TopicEntry {
+        name: topic(),
+        line: 7,
+        partitions: Some(3),
+        retention_ms: None,
+        retention_bytes: None,
+        priority: None,
+        shed: None,
+        hold_until_forwarded: None,
+        hold_ms_max: None,
+        hold_bytes_max: None,
+    }];
+    let log = inline::open_in(Box::new(memory::MemoryDepot::default()), entry).unwrap();
+    let (code, why) = grow(&log, 5).unwrap_err();
+    assert_eq!(code, Code::InvalidPartitions);
+    assert!(why.contains("line 7"), "{why}");
+}
+
+#[test]
+fn partitions_that_could_not_be_stored_are_not_there_but_those_on_the_disk_are() {
+    let depot = Faulty::default();
+    let log = depot.inline(now(1));
+    make(&log, "t", &[]);
+    depot.fail_once(StoreError::Io("no".into()));
+    assert_eq!(grow(&log, 4).unwrap_err().0, Code::Storage);
+    assert_eq!(log.topic("t").unwrap().partitions, 2);
+    assert!(log.bounds("t", Partition(3)).is_none());
+    depot.fail_behind(StoreError::Io("the sync failed".into()));
+    assert_eq!(grow(&log, 4).unwrap_err().0, Code::Storage);
+    assert_eq!(log.topic("t").unwrap().partitions, 4);
+    add(&log, 3, 1, 10, 1);
     assert_eq!(log.shared.metrics.log.stores_lost.get(), 0);
 }

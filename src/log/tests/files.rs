@@ -212,6 +212,9 @@ fn topics_of_the_file_are_made_and_grow_but_never_shrink() {
         retention_bytes: None,
         priority: None,
         shed: None,
+        hold_until_forwarded: None,
+        hold_ms_max: None,
+        hold_bytes_max: None,
     };
     for (asked, there) in [(2, 2), (3, 3), (1, 3)] {
         let mut options = folder.options();

@@ -13,6 +13,7 @@ mod bounds;
 mod centre;
 mod clock;
 mod delivery;
+mod hold;
 mod refused;
 mod restart;
 mod trouble;
