@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Failure;
 use super::moment::to_rfc3339;
 use super::output::Out;
-use crate::log::{DamagedRange, LossFound, SurveyError, check};
+use crate::log::{DamagedRange, LossFound, LossReason, SurveyError, check};
 
 /// `headwater check`
 #[derive(Args)]
@@ -49,6 +49,16 @@ impl Check {
     }
 }
 
+/// The database panics at pages that make no sense. That is caught and told as damage: its own words are not for people.
+pub(super) fn hush_pages() {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panic.location().is_some_and(|at| at.file().contains("/redb-")) {
+            told(panic);
+        }
+    }));
+}
+
 /// The directory cannot be looked at.
 pub(super) fn refused(error: &SurveyError) -> Failure {
     match error {
@@ -64,12 +74,16 @@ pub(super) fn losses(out: &mut Out, json: bool, losses: &[LossFound]) -> Result<
         match json {
             true => out.json(&json!({ "loss": found }))?,
             false => out.line(&format!(
-                "given up: {topic} partition {partition} offsets {} to {}, of {} to {}, at {} for the storage quota",
+                "given up: {topic} partition {partition} offsets {} to {}, of {} to {}, at {} {}",
                 loss.offset_first,
                 loss.offset_last,
                 to_rfc3339(loss.time_first_ms),
                 to_rfc3339(loss.time_last_ms),
-                to_rfc3339(loss.lost_ms)
+                to_rfc3339(loss.lost_ms),
+                match loss.reason {
+                    LossReason::Quota => "for the storage quota",
+                    LossReason::Damage => "because they could not be read",
+                }
             ))?,
         }
     }

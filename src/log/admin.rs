@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use crate::model::{Code, Offset, Partition, Topic};
 
+use super::backup::{Backup, Turn};
 use super::desk::{Desk, storage};
 use super::draft::Rules;
 use super::layout::{Mark, PartitionKey};
@@ -59,6 +60,7 @@ pub type CutAnswers = Vec<Result<Offset, Refused>>;
 pub(super) enum Admin {
     DeleteRecords(Vec<Cut>, Promise<CutAnswers>),
     AlterTopic(TopicChange, Promise<Arc<TopicInfo>>),
+    Backup(Turn, Promise<Backup>),
 }
 
 /// What one costs in the queue, and each part of it.
@@ -71,6 +73,7 @@ impl Admin {
         let parts = match self {
             Self::DeleteRecords(cuts, _) => cuts.len(),
             Self::AlterTopic(change, _) => change.settings.len(),
+            Self::Backup(..) => 0,
         };
         ITEM_BYTES.saturating_add(parts.saturating_mul(PART_BYTES))
     }
@@ -80,6 +83,7 @@ impl Admin {
         match self {
             Self::DeleteRecords(_, promise) => promise.keep(Err(refused)),
             Self::AlterTopic(_, promise) => promise.keep(Err(refused)),
+            Self::Backup(_, promise) => promise.keep(Err(refused)),
         }
     }
 }
@@ -116,6 +120,7 @@ impl Desk {
         let waker = match admin {
             Admin::DeleteRecords(cuts, promise) => promise.keep(self.delete_records(&cuts, wakes)),
             Admin::AlterTopic(change, promise) => promise.keep(self.alter_topic(&change, wakes)),
+            Admin::Backup(turn, promise) => promise.keep(self.backup(turn)),
         };
         wakes.add(waker);
     }

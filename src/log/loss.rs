@@ -11,15 +11,17 @@ use super::partition::{Indexed, PartitionLog};
 use super::store::{Map, Op, StoreError};
 
 /// Why records were given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossReason {
     /// The storage quota was reached.
     Quota,
+    /// They could not be read when the directory was repaired, or copied.
+    Damage,
 }
 
 /// Offsets of one partition that were given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Loss {
     /// First offset.
     pub offset_first: u64,
@@ -38,7 +40,7 @@ pub struct Loss {
 }
 
 /// A loss and where it was.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LossFound {
     /// Topic.
     pub topic: String,
@@ -79,6 +81,7 @@ impl Loss {
         }
         value.push(match self.reason {
             LossReason::Quota => 0,
+            LossReason::Damage => 1,
         });
         let crc = crc32c::crc32c(&value[4..]);
         value[..4].copy_from_slice(&crc.to_be_bytes());
@@ -101,6 +104,7 @@ impl Loss {
             lost_ms: fields.i64()?,
             reason: match fields.0 {
                 [0] => LossReason::Quota,
+                [1] => LossReason::Damage,
                 _ => return Err(damaged("a loss marker has a reason that is not known")),
             },
         };

@@ -200,7 +200,8 @@ fn read_cold(shared: &Shared, request: &ReadRequest) -> Result<ReadBatches, Refu
         let read: Result<Vec<Bytes>, Missing> = places.iter().map(|place| stored(shared, key, place)).collect();
         match read {
             Ok(batches) => {
-                let offset_next = Offset(places.last().map_or(request.from.0, Indexed::offset_next));
+                // Without a place there is nothing but a loss up to the end.
+                let offset_next = places.last().map_or(bounds.high_watermark, |last| Offset(last.offset_next()));
                 return Ok(ReadBatches {
                     batches,
                     offset_next,
@@ -248,7 +249,7 @@ fn moved(shared: &Shared, request: &ReadRequest, places: &[Indexed]) -> bool {
 }
 
 /// A batch's bytes with their CRC checked: what a flipped bit on the disk made of them is never served.
-fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed) -> Result<Bytes, Missing> {
+pub(super) fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed) -> Result<Bytes, Missing> {
     let bytes = shared.lend(|store| match bytes_of(store, partition, place) {
         Err(Missing::Store(error)) => Err(error),
         other => Ok(other),

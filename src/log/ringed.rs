@@ -110,22 +110,42 @@ pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
 impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
     /// Opens a ring over its database and their data files; writes to none of them.
     pub fn open(database: S, ring: D, shelf: F, sizes: Sizes) -> Result<Self, StoreError> {
-        let meta = |key: &[u8]| {
-            let value = database.point(Map::Meta, key)?;
-            value.ok_or_else(|| damaged("the database does not know its ring"))
-        };
-        let id = meta(META_RING)?
-            .try_into()
-            .map_err(|_| damaged("the ring's id is not 16 bytes"))?;
-        let applied = meta(META_APPLIED)?;
-        let mut applied = Fields(&applied);
-        let (seq, crc) = (applied.u64()?, applied.u32()?);
-        let applied = Applied { seq, crc };
+        let (id, applied) = ring_of(&database)?;
         let (ring, found) = Ring::open(ring, id, applied, sizes.ring_bytes_max).map_err(|error| of_io(&error))?;
         let mut newest = Overlay::default();
         for body in found {
             ops::decode(body)?.iter().for_each(|op| newest.apply(op));
         }
+        let ledger = Ledger::load(&database)?;
+        Ok(Self::over(database, ring, newest, applied, ledger, shelf, sizes))
+    }
+
+    /// Opens them only to look, whatever their state; what is damaged of the ring is told and costs what was in it.
+    pub fn look(database: S, ring: D, shelf: F) -> Result<(Self, Vec<String>), StoreError> {
+        let (id, applied) = ring_of(&database)?;
+        let (ring, found, mut unread) = Ring::look(ring, id, applied).map_err(|error| of_io(&error))?;
+        let mut newest = Overlay::default();
+        for body in found {
+            match ops::decode(body) {
+                Ok(ops) => ops.iter().for_each(|op| newest.apply(op)),
+                Err(error) => unread.push(error.to_string()),
+            }
+        }
+        // Nothing is written: what is counted in the files counts for nothing.
+        let mut store = Self::over(database, ring, newest, applied, Ledger::default(), shelf, Sizes::default());
+        store.only_looks = true;
+        Ok((store, unread))
+    }
+
+    fn over(
+        database: S,
+        ring: Ring<D>,
+        newest: Overlay,
+        applied: Applied,
+        ledger: Ledger,
+        shelf: F,
+        sizes: Sizes,
+    ) -> Self {
         let found = !newest.is_empty();
         let waiting = Waiting {
             newest,
@@ -133,14 +153,14 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             applied,
             ..Waiting::default()
         };
-        let (bodies, ledger) = (Bodies::new(shelf, sizes.file_bytes), Ledger::load(&database)?);
+        let bodies = Bodies::new(shelf, sizes.file_bytes);
         match bodies.missing(&ledger) {
             Ok(missing) => missing.into_iter().for_each(|number| {
                 tracing::error!(number, "a data file is missing: what was in it cannot be read");
             }),
             Err(error) => tracing::error!(%error, "the data files cannot be listed"),
         }
-        Ok(Self {
+        Self {
             database,
             bodies,
             only_looks: false,
@@ -151,14 +171,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             flushing: Mutex::new(ledger),
             sealer: Mutex::default(),
             dead: AtomicBool::new(false),
-        })
-    }
-
-    /// What waits is not flushed when this is dropped.
-    pub fn only_looks(self) -> Self {
-        let mut looks = self;
-        looks.only_looks = true;
-        looks
+        }
     }
 
     /// Bytes of bodies by data file, as the last flush left it.
@@ -573,6 +586,21 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Debug for RingedStore<S, D, F> {
             .field("bodies", &self.bodies)
             .finish_non_exhaustive()
     }
+}
+
+/// The id of a database's ring, and the newest record of it that the database has.
+fn ring_of(database: &dyn Store) -> Result<([u8; 16], Applied), StoreError> {
+    let meta = |key: &[u8]| {
+        let value = database.point(Map::Meta, key)?;
+        value.ok_or_else(|| damaged("the database does not know its ring"))
+    };
+    let id = meta(META_RING)?
+        .try_into()
+        .map_err(|_| damaged("the ring's id is not 16 bytes"))?;
+    let applied = meta(META_APPLIED)?;
+    let mut applied = Fields(&applied);
+    let (seq, crc) = (applied.u64()?, applied.u32()?);
+    Ok((id, Applied { seq, crc }))
 }
 
 fn applied_op(applied: Applied) -> Op {

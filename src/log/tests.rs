@@ -12,6 +12,7 @@ use crate::model::{Code, Record};
 
 mod admin;
 mod appends;
+mod backup;
 mod check;
 mod conformance;
 mod files;
@@ -19,6 +20,7 @@ mod golden;
 mod inspect;
 mod machine;
 mod quota;
+mod repair;
 mod retention;
 mod ring;
 mod sealing;
