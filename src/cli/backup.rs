@@ -73,7 +73,9 @@ impl Restore {
     pub(super) fn run(self) -> Result<(), Failure> {
         let absent = |error: std::io::Error| {
             let from = self.from.display();
-            Failure::absent(format!("{from} cannot be read: {error}. Try: what headwater backup --to - wrote"))
+            Failure::absent(format!(
+                "{from} cannot be read: {error}. Try: what headwater backup --to - wrote"
+            ))
         };
         let mut input: Box<dyn Read> = match is_pipe(&self.from) {
             true => Box::new(std::io::stdin().lock()),
@@ -95,9 +97,15 @@ fn conclude(from: &Path, to: &Path, json: bool, report: &CopyReport) -> Result<(
         eprintln!("headwater: {records} records are in the backup");
         for d in &report.damaged {
             let (topic, partition, first, last) = (&d.topic, d.partition, d.offset_first, d.offset_last);
-            eprintln!("headwater: not in it: {topic} partition {partition} offsets {first} to {last}: {}", d.why);
+            eprintln!(
+                "headwater: not in it: {topic} partition {partition} offsets {first} to {last}: {}",
+                d.why
+            );
         }
-        report.unread.iter().for_each(|why| eprintln!("headwater: unreadable: {why}"));
+        report
+            .unread
+            .iter()
+            .for_each(|why| eprintln!("headwater: unreadable: {why}"));
     } else {
         let mut out = Out::new();
         told(&mut out, json, report)?;

@@ -58,9 +58,9 @@ pub(super) fn failed(error: &CopyError, from: &std::path::Path) -> Failure {
     let from = from.display();
     match error {
         CopyError::From(error @ SurveyError::NothingThere(_)) => refused(error),
-        CopyError::Nothing(_) => Failure::damaged(format!(
-            "{from}: {error}. Try: headwater inspect {from}, and a backup"
-        )),
+        CopyError::Nothing(_) => {
+            Failure::damaged(format!("{from}: {error}. Try: headwater inspect {from}, and a backup"))
+        }
         CopyError::Torn(_) => Failure::damaged(format!("{from}: {error}")),
         error => Failure::failed(error.to_string()),
     }

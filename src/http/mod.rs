@@ -231,21 +231,21 @@ impl App {
 }
 
 fn respond(request: &Parts, answer: Answer) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(Bytes::new()));
-        *response.status_mut() = answer.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.kind));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        if answer.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        }
-        if request.method == Method::HEAD {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
-        } else {
-            *response.body_mut() = Full::new(Bytes::from(answer.body));
-        }
-        response
+    let mut response = Response::new(Full::new(Bytes::new()));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    if answer.status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    if request.method == Method::HEAD {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
+    } else {
+        *response.body_mut() = Full::new(Bytes::from(answer.body));
+    }
+    response
 }
 
 fn text(status: StatusCode, body: &str) -> Answer {

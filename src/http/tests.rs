@@ -155,7 +155,10 @@ fn on_loopback_a_foreign_host_name_is_refused() {
 fn a_backup_goes_to_this_machine_only_and_only_by_get() {
     let app = app(&Config::default());
     let asked = |method: &str, host: &str, peer: IpAddr| {
-        let request = hyper::Request::builder().method(method).uri("/api/v1/backup").header(HOST, host);
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri("/api/v1/backup")
+            .header(HOST, host);
         let answer = app.handle(&request.body(()).unwrap().into_parts().0, peer);
         answer.map(|answer| answer.status().as_u16())
     };

@@ -111,7 +111,9 @@ impl Desk {
         for ((partition, id), producer) in &self.producers {
             ops.push(Op::put(Map::Producers, partition.producer(*id), producer.encode()));
         }
-        report.tables.insert(Map::Producers.name().into(), self.producers.len() as u64);
+        report
+            .tables
+            .insert(Map::Producers.name().into(), self.producers.len() as u64);
         for map in Map::ALL.into_iter().filter(|map| matches!(map, Map::State(_))) {
             let mut rows = 0;
             let read = self.shared.lend(|store| {
@@ -240,13 +242,7 @@ impl Backup {
         log_start > place.base_offset || !places.first().is_some_and(same)
     }
 
-    fn lost(
-        &mut self,
-        span: &Span,
-        place: &Indexed,
-        why: String,
-        writer: &mut Writer<'_>,
-    ) -> Result<(), StoreError> {
+    fn lost(&mut self, span: &Span, place: &Indexed, why: String, writer: &mut Writer<'_>) -> Result<(), StoreError> {
         let range = DamagedRange {
             topic: span.topic.clone(),
             partition: span.partition,
@@ -273,7 +269,8 @@ fn entry(partition: PartitionKey, place: &Indexed, bytes: &Bytes) -> Result<Batc
         base_offset: place.base_offset,
         records: place.records,
         bytes: place.bytes,
-        packed: place.packed,
+        // The index does not tell. What a producer packed may be left as it is, and so may this.
+        packed: false,
         max_timestamp: place.max_timestamp,
         append_ms: place.append_ms,
         leader_epoch: header.partition_leader_epoch,

@@ -32,7 +32,9 @@ impl Building {
             Ok(true) => return Err(unusable("it is there already, and nothing is written over".into())),
             Err(error) => return Err(unusable(error.to_string())),
         }
-        let name = to.file_name().ok_or_else(|| unusable("it has no name of its own".into()))?;
+        let name = to
+            .file_name()
+            .ok_or_else(|| unusable("it has no name of its own".into()))?;
         let mut part = name.to_owned();
         part.push(".part");
         let aside = to.with_file_name(part);

@@ -82,7 +82,11 @@ pub(super) fn copy(survey: &mut Survey, now_ms: i64, put: &mut Put<'_>) -> Resul
     let keys = survey.topics.iter().map(|(key, row)| (row.name.clone(), *key));
     let mut copier = Copier {
         keys: keys.collect(),
-        starts: survey.topics.values().map(|row| (row.name.clone(), first_offset(row.generation))).collect(),
+        starts: survey
+            .topics
+            .values()
+            .map(|row| (row.name.clone(), first_offset(row.generation)))
+            .collect(),
         clean: survey.clean.clone(),
         leaps: !survey.unread.is_empty(),
         now_ms,
@@ -238,9 +242,16 @@ impl Copier<'_> {
             checked.offset_next = beyond;
         }
         // Where its begin is lost, it begins behind that.
-        let lost = self.holes.first().is_some_and(|hole| hole.offset_first <= checked.log_start);
+        let lost = self
+            .holes
+            .first()
+            .is_some_and(|hole| hole.offset_first <= checked.log_start);
         let first = self.first.unwrap_or(checked.offset_next);
-        let start = if lost { first.max(checked.log_start) } else { checked.log_start };
+        let start = if lost {
+            first.max(checked.log_start)
+        } else {
+            checked.log_start
+        };
         checked.log_start = start;
         if self.starts.get(topic) != Some(&start) {
             self.writer.op(Mark::LogStart(key, start).op())?;

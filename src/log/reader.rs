@@ -201,7 +201,9 @@ fn read_cold(shared: &Shared, request: &ReadRequest) -> Result<ReadBatches, Refu
         match read {
             Ok(batches) => {
                 // Without a place there is nothing but a loss up to the end.
-                let offset_next = places.last().map_or(bounds.high_watermark, |last| Offset(last.offset_next()));
+                let offset_next = places
+                    .last()
+                    .map_or(bounds.high_watermark, |last| Offset(last.offset_next()));
                 return Ok(ReadBatches {
                     batches,
                     offset_next,

@@ -169,7 +169,8 @@ impl<D: Disk> Ring<D> {
         let mut behind: Vec<&Found> = Vec::new();
         for found in found.iter().rev().take_while(|found| found.place.seq > ring.newest.seq) {
             let superseded = behind.last().is_some_and(|after| {
-                found.place.seq == after.place.seq || found.place.seq + 1 == after.place.seq && !after.follows(found.place.applied())
+                found.place.seq == after.place.seq
+                    || found.place.seq + 1 == after.place.seq && !after.follows(found.place.applied())
             });
             if !superseded {
                 behind.push(found);

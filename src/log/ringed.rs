@@ -132,7 +132,15 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             }
         }
         // Nothing is written: what is counted in the files counts for nothing.
-        let mut store = Self::over(database, ring, newest, applied, Ledger::default(), shelf, Sizes::default());
+        let mut store = Self::over(
+            database,
+            ring,
+            newest,
+            applied,
+            Ledger::default(),
+            shelf,
+            Sizes::default(),
+        );
         store.only_looks = true;
         Ok((store, unread))
     }

@@ -151,7 +151,9 @@ fn key_bytes(map: Map) -> usize {
 
 /// The first bytes of a key as a number that sorts as the key does.
 fn number(key: &[u8], bytes: usize) -> u128 {
-    (0..bytes).fold(0, |number, at| number << 8 | u128::from(key.get(at).copied().unwrap_or(0)))
+    (0..bytes).fold(0, |number, at| {
+        number << 8 | u128::from(key.get(at).copied().unwrap_or(0))
+    })
 }
 
 /// The key of a number; `None` where it has no place in so many bytes.

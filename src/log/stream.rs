@@ -54,7 +54,9 @@ impl<'a> StreamWriter<'a> {
 
     /// Adds the operations of one commit.
     pub(super) fn put(&mut self, operations: &[Op]) -> Result<(), StoreError> {
-        self.frame(OPERATIONS, ops::encoded_bytes(operations), |out| ops::encode(operations, out))
+        self.frame(OPERATIONS, ops::encoded_bytes(operations), |out| {
+            ops::encode(operations, out)
+        })
     }
 
     /// Ends it.

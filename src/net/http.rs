@@ -102,7 +102,10 @@ fn write(backup: Backup, send: &smol::channel::Sender<Piece>) {
     });
     match written {
         Ok(report) if report.sound() => tracing::info!("a backup was made"),
-        Ok(report) => tracing::error!(damaged = report.damaged.len(), "a backup was made without what cannot be read"),
+        Ok(report) => tracing::error!(
+            damaged = report.damaged.len(),
+            "a backup was made without what cannot be read"
+        ),
         Err(error) => {
             tracing::warn!(%error, "a backup ended early");
             // So that its reader does not take it for whole. There may be none any more.

@@ -86,7 +86,9 @@ fn what_retention_removes_meanwhile_is_left_out() {
             partition: Partition(0),
             to: Some(Offset(to)),
         };
-        log.delete_records(vec![cut], Waker::noop()).wait().unwrap()[0].clone().unwrap();
+        log.delete_records(vec![cut], Waker::noop()).wait().unwrap()[0]
+            .clone()
+            .unwrap();
     };
     let (bytes, report) = taken(&log, &mut |piece| {
         if piece == 2 {
@@ -118,7 +120,10 @@ fn a_backup_that_is_torn_or_altered_makes_no_directory() {
         let refused = restore(&mut &bytes[..], &to, &fresh()).unwrap_err();
         assert!(matches!(refused, CopyError::Torn(_)), "{refused}");
         assert_eq!(std::fs::read_dir(to.parent().unwrap()).unwrap().count(), 0);
-        assert!(matches!(relay(&mut &bytes[..], &mut Vec::new()), Err(CopyError::Torn(_))));
+        assert!(matches!(
+            relay(&mut &bytes[..], &mut Vec::new()),
+            Err(CopyError::Torn(_))
+        ));
     }
     let mut same = Vec::new();
     relay(&mut &bytes[..], &mut same).unwrap();
