@@ -3,14 +3,15 @@
 //! The batches up to there are read afterwards, beside everything else. They never change; what retention removes meanwhile is left
 //! out, and the partition begins behind it. No transaction and no lock is held.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 
 use bytes::Bytes;
 
-use crate::model::Code;
-use crate::model::batch::Header;
+use crate::model::batch::{self, Batch, Header};
+use crate::model::{Code, Offset, Record};
 
 use super::copy::{CopyReport, READ_BYTES, Writer, loss_of};
 use super::depot::Identity;
@@ -26,6 +27,8 @@ use super::stream::{Sink, StreamWriter};
 use super::survey::{CheckedPartition, DamagedRange};
 use super::{Log, Refused, Ticket, admin::Admin, queue::Item, ticket::ticket, topic::first_offset};
 
+/// What a batch that headwater packed may decompress to, far above what it packs.
+const INFLATE_BYTES_MAX: usize = 256 << 20;
 /// How often a batch that is somewhere else by now is looked for.
 const ATTEMPTS: usize = 5;
 
@@ -178,19 +181,19 @@ impl Backup {
                 continue;
             }
             let before = next;
-            let whole = |place: &Indexed| place.offset_next() <= span.offset_next;
-            let begins = places.first().map_or(next, |place| place.base_offset);
-            if !places.iter().all(whole) || (begins < next && next > told.log_start) {
-                return Err(StoreError::Io("batches were packed anew meanwhile".into()));
-            }
             for place in &places {
                 match stored(&self.shared, span.key, place) {
                     Ok(bytes) => {
-                        let entry = entry(span.key, place, &bytes)?;
-                        writer.batch(&entry, bytes)?;
+                        // A flush may have laid batches together: across what is copied already, or across the end.
+                        let grown = place.base_offset < next && next > told.log_start;
+                        let (entry, bytes) = match grown || place.offset_next() > span.offset_next {
+                            true => cut(span.key, place, bytes, next..span.offset_next)?,
+                            false => (entry(span.key, place, &bytes)?, bytes),
+                        };
                         told.batches += 1;
-                        told.records += u64::from(place.records);
-                        told.bytes += u64::from(place.bytes);
+                        told.records += u64::from(entry.records);
+                        told.bytes += u64::from(entry.bytes);
+                        writer.batch(&entry, bytes)?;
                     }
                     // It may be somewhere else by now, or gone.
                     Err(_) if attempts < ATTEMPTS && self.moved(span, place) => {
@@ -200,7 +203,7 @@ impl Backup {
                     Err(Missing::Store(error)) => return Err(error),
                     Err(Missing::Batch(why)) => self.lost(span, place, why, writer)?,
                 }
-                (next, attempts) = (place.offset_next(), 0);
+                (next, attempts) = (place.offset_next().min(span.offset_next), 0);
             }
             if places.is_empty() && before == next {
                 // Nothing but a loss up to the end.
@@ -259,6 +262,38 @@ impl Backup {
         self.report.damaged.push(range);
         Ok(())
     }
+}
+
+/// The records of a batch in a range of offsets, packed anew, as the flush did it: batches of producers are never laid together.
+fn cut(
+    partition: PartitionKey,
+    place: &Indexed,
+    bytes: Bytes,
+    offsets: Range<u64>,
+) -> Result<(BatchEntry, Bytes), StoreError> {
+    let whole = entry(partition, place, &bytes)?;
+    let batch = Batch::parse_trusted(bytes).map_err(|error| damaged(error.to_string()))?;
+    let records = batch.records(INFLATE_BYTES_MAX);
+    let records = records.map_err(|error| damaged(error.to_string()))?;
+    let wanted = records.into_iter().filter(|(offset, _)| offsets.contains(&offset.0));
+    let (kept, records): (Vec<Offset>, Vec<Record>) = wanted.unzip();
+    let (Some(first), Some(last)) = (kept.first(), kept.last()) else {
+        return Err(damaged("a batch has no record of those that its row names"));
+    };
+    if last.0 - first.0 + 1 != kept.len() as u64 {
+        return Err(damaged("a batch that was laid together has a gap"));
+    }
+    let mut bytes = batch::pack(&records);
+    batch::stamp(&mut bytes, *first, whole.leader_epoch);
+    let entry = BatchEntry {
+        base_offset: first.0,
+        records: kept.len() as u32,
+        bytes: bytes.len() as u32,
+        packed: true,
+        max_timestamp: records.iter().map(|record| record.timestamp_ms).max().unwrap_or(-1),
+        ..whole
+    };
+    Ok((entry, bytes.into()))
 }
 
 /// What the row of a batch says of it.

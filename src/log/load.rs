@@ -56,8 +56,10 @@ pub(super) fn topic_key_next(store: &dyn Store) -> Result<Option<u32>, StoreErro
 
 /// Reads everything that memory holds.
 pub(super) fn load(store: &dyn Store, rules: &Rules) -> Result<Loaded, StoreError> {
-    let mut loaded = Loaded::default();
-    loaded.topic_key_next = topic_key_next(store)?.unwrap_or(0);
+    let mut loaded = Loaded {
+        topic_key_next: topic_key_next(store)?.unwrap_or(0),
+        ..Loaded::default()
+    };
     load_topics(store, rules, &mut loaded)?;
     let mut starts = Vec::new();
     for mark in marks(store)? {
