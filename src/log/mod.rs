@@ -38,6 +38,7 @@ mod redb;
 mod repair;
 mod retention;
 mod ring;
+mod ring_row;
 mod ringed;
 mod salvage;
 mod seal;

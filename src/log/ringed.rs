@@ -20,18 +20,15 @@ use bytes::Bytes;
 
 use super::bodies::{Bodies, Extent, FILE_BYTES, Ledger};
 use super::disk::Disk;
-use super::layout::{Fields, damaged, journal_key};
+use super::layout::{Fields, journal_key};
 use super::ops;
-use super::overlay::{Layer, Overlay, Says, Value};
+use super::overlay::{Layer, Overlay, Says, Value, part};
 use super::ring::{self, Applied, RING_BYTES, RING_BYTES_MAX, Record, Ring};
+use super::ring_row::{applied_op, ring_of};
 use super::seal::SealedRow;
 use super::shelf::Shelf;
 use super::store::{Begun, Change, Each, LongRow, Map, Op, Sealer, Sealing, Store, StoreError, of_io};
 
-/// Key in `Map::Meta`: number u64 and CRC u32 of the newest record whose changes are in the database.
-pub(super) const META_APPLIED: &[u8] = b"ring_applied";
-/// Key in `Map::Meta`: the id of the ring.
-pub(super) const META_RING: &[u8] = b"ring_id";
 /// A larger commit goes past the ring.
 const DIRECT_BYTES: usize = 512 << 10;
 /// The journal in the database is laid together when so much of it is there.
@@ -97,14 +94,6 @@ impl Default for Sizes {
             file_bytes: FILE_BYTES,
         }
     }
-}
-
-/// Operations for a new database: it has a ring of this id, and nothing of it yet.
-pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
-    [
-        Op::put(Map::Meta, META_RING, id.to_vec()),
-        applied_op(Applied::default()),
-    ]
 }
 
 impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
@@ -594,43 +583,6 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Debug for RingedStore<S, D, F> {
             .field("bodies", &self.bodies)
             .finish_non_exhaustive()
     }
-}
-
-/// The id of a database's ring, and the newest record of it that the database has.
-fn ring_of(database: &dyn Store) -> Result<([u8; 16], Applied), StoreError> {
-    let meta = |key: &[u8]| {
-        let value = database.point(Map::Meta, key)?;
-        value.ok_or_else(|| damaged("the database does not know its ring"))
-    };
-    let id = meta(META_RING)?
-        .try_into()
-        .map_err(|_| damaged("the ring's id is not 16 bytes"))?;
-    let applied = meta(META_APPLIED)?;
-    let mut applied = Fields(&applied);
-    let (seq, crc) = (applied.u64()?, applied.u32()?);
-    Ok((id, Applied { seq, crc }))
-}
-
-fn applied_op(applied: Applied) -> Op {
-    let value = [&applied.seq.to_be_bytes()[..], &applied.crc.to_be_bytes()].concat();
-    Op::put(Map::Meta, META_APPLIED, value)
-}
-
-/// A part of slices that lie one behind the other.
-fn part(slices: &[Bytes], range: Range<usize>) -> Option<Vec<u8>> {
-    let total = slices.iter().map(Bytes::len).sum();
-    if range.start > range.end || range.end > total {
-        return None;
-    }
-    let mut out = Vec::with_capacity(range.len());
-    let mut begins = 0;
-    for slice in slices {
-        let from = range.start.saturating_sub(begins).min(slice.len());
-        let until = range.end.saturating_sub(begins).min(slice.len());
-        out.extend_from_slice(&slice[from..until]);
-        begins += slice.len();
-    }
-    Some(out)
 }
 
 /// What a panic in the middle leaves is not believed: the caller opens the store anew.
