@@ -1,6 +1,7 @@
 //! Reaching a running broker: its Kafka listener, or its HTTP one.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,6 +14,8 @@ use super::client::kafka::{KafkaClient, KafkaError};
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest HTTP answer that is read.
 const HTTP_BYTES_MAX: u64 = 64 << 20;
+/// Longest line of its head, and longest text of an error.
+const HEAD_BYTES_MAX: u64 = 16 << 10;
 
 /// Which broker.
 #[derive(Args)]
@@ -72,31 +75,58 @@ pub(super) struct HttpArgs {
 impl HttpArgs {
     /// The body of a page that the broker answers with 200.
     pub(super) fn page(&self, path: &str) -> Result<String, Failure> {
-        let Some(authority) = self.http.strip_prefix("http://").map(|a| a.trim_end_matches('/')) else {
-            return Err(Failure::usage(format!(
-                "{:?} is not a URL of the broker. Try: --http http://127.0.0.1:7480",
-                self.http
-            )));
-        };
-        let (status, body) = get(authority, path, TIMEOUT).map_err(|error| {
-            Failure::absent(format!(
-                "cannot reach a broker at {}: {error}. Try: headwater serve, or --http URL",
-                self.http
-            ))
-        })?;
+        let (status, body) = get(self.authority()?, path, TIMEOUT).map_err(|error| self.unreachable(&error))?;
         match status {
             200 => Ok(body),
-            _ => Err(Failure::failed(format!(
-                "{}{path} answered {status}: {}",
-                self.http,
-                body.trim()
-            ))),
+            _ => Err(self.answered(path, status, &body)),
         }
+    }
+
+    /// The body of an answer as it comes.
+    pub(super) fn stream(&self, path: &str) -> Result<impl Read, Failure> {
+        let asked = ask(self.authority()?, path, TIMEOUT).and_then(|stream| {
+            let mut answer = BufReader::new(stream);
+            let (mut status, mut line) = (None, String::new());
+            while answer.by_ref().take(HEAD_BYTES_MAX).read_line(&mut line)? > 0 && line.trim_end() != "" {
+                status = status.or_else(|| line.split(' ').nth(1).and_then(|s| s.parse::<u16>().ok()));
+                line.clear();
+            }
+            Ok((status.unwrap_or(0), answer))
+        });
+        let (status, mut answer) = asked.map_err(|error| self.unreachable(&error))?;
+        if status == 200 {
+            return Ok(answer);
+        }
+        let mut body = String::new();
+        // What the broker says beside its status helps; without it the status is told.
+        let _ = answer.by_ref().take(HEAD_BYTES_MAX).read_to_string(&mut body);
+        Err(self.answered(path, status, &body))
+    }
+
+    fn authority(&self) -> Result<&str, Failure> {
+        let authority = self.http.strip_prefix("http://").map(|a| a.trim_end_matches('/'));
+        authority.ok_or_else(|| {
+            Failure::usage(format!(
+                "{:?} is not a URL of the broker. Try: --http http://127.0.0.1:7480",
+                self.http
+            ))
+        })
+    }
+
+    fn unreachable(&self, error: &std::io::Error) -> Failure {
+        Failure::absent(format!(
+            "cannot reach a broker at {}: {error}. Try: headwater serve, or --http URL",
+            self.http
+        ))
+    }
+
+    fn answered(&self, path: &str, status: u16, body: &str) -> Failure {
+        Failure::failed(format!("{}{path} answered {status}: {}", self.http, body.trim()))
     }
 }
 
-/// One GET over a connection of its own: status and body.
-pub(super) fn get(authority: &str, path: &str, timeout: Duration) -> std::io::Result<(u16, String)> {
+/// Sends one GET over a connection of its own.
+fn ask(authority: &str, path: &str, timeout: Duration) -> std::io::Result<TcpStream> {
     let address = if authority.contains(':') {
         authority.to_owned()
     } else {
@@ -107,6 +137,12 @@ pub(super) fn get(authority: &str, path: &str, timeout: Duration) -> std::io::Re
         stream,
         "GET {path} HTTP/1.0\r\nHost: {authority}\r\nConnection: close\r\n\r\n"
     )?;
+    Ok(stream)
+}
+
+/// One GET over a connection of its own: status and body.
+pub(super) fn get(authority: &str, path: &str, timeout: Duration) -> std::io::Result<(u16, String)> {
+    let stream = ask(authority, path, timeout)?;
     let mut answer = Vec::new();
     stream.take(HTTP_BYTES_MAX).read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

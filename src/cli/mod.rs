@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+mod backup;
 mod bench;
 mod broker;
 mod check;
@@ -20,6 +21,7 @@ mod moment;
 mod output;
 mod process;
 mod produce;
+mod repair;
 mod send;
 mod sensors;
 mod serve;
@@ -64,6 +66,12 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Records out of a data directory, offline, without changing a byte
     Export(export::Export),
+    /// What is intact of a damaged data directory, in a new one
+    Repair(repair::Repair),
+    /// A copy of everything, of a broker that runs or of a data directory
+    Backup(backup::Backup),
+    /// A new data directory of a backup
+    Restore(backup::Restore),
     /// Measure this machine
     #[command(subcommand, hide = true)]
     Bench(bench::Bench),
@@ -82,7 +90,13 @@ struct ConfigArgs {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if let Command::Check(_) | Command::Inspect(_) | Command::Export(_) | Command::Repair(_) | Command::Backup(_) =
+        &command
+    {
+        check::hush_pages();
+    }
+    let result = match command {
         Command::Serve(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Config(command) => command.run(),
@@ -94,6 +108,9 @@ pub fn main() -> ExitCode {
         Command::Check(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Export(command) => command.run(),
+        Command::Repair(command) => command.run(),
+        Command::Backup(command) => command.run(),
+        Command::Restore(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     match result {

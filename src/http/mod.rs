@@ -1,5 +1,6 @@
 //! HTTP, sans-io: a request's head in, an answer out. `net` runs hyper; nothing here touches a socket or a file.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,6 +24,8 @@ use crate::model::Partition;
 use crate::upstream::Statuses;
 use scrape::Scrape;
 
+/// Where a backup is had.
+const BACKUP: &str = "/api/v1/backup";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -73,33 +76,36 @@ impl App {
         }
     }
 
-    /// Answers one request. No body is read.
-    pub fn handle(&self, request: &Parts) -> Response<Full<Bytes>> {
-        let answer = self.answer(request);
-        let mut response = Response::new(Full::new(Bytes::new()));
-        *response.status_mut() = answer.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.kind));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        if answer.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    /// Answers one request. No body is read. `None` for a backup, which the caller writes out (`backup`).
+    pub fn handle(&self, request: &Parts, peer: IpAddr) -> Option<Response<Full<Bytes>>> {
+        if request.uri.path() != BACKUP {
+            return Some(respond(request, self.answer(request)));
         }
-        if request.method == Method::HEAD {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
-        } else {
-            *response.body_mut() = Full::new(Bytes::from(answer.body));
-        }
-        response
+        let refused = match (self.refused(request), &request.method) {
+            (Some(answer), _) => answer,
+            (None, method) if method != Method::GET => text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
+            _ if !peer.to_canonical().is_loopback() => text(
+                StatusCode::FORBIDDEN,
+                "everything that is stored goes to this machine only. Try: headwater backup there\n",
+            ),
+            _ => return None,
+        };
+        Some(respond(request, refused))
+    }
+
+    /// The log that a backup is made of.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The answer where no backup can be made now.
+    pub fn no_backup(request: &Parts, why: &str) -> Response<Full<Bytes>> {
+        respond(request, text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")))
     }
 
     fn answer(&self, request: &Parts) -> Answer {
-        if self.local_names_only && !is_local(request) {
-            // A page on the web whose name was pointed at 127.0.0.1 (DNS rebinding) comes with that name.
-            return text(
-                StatusCode::FORBIDDEN,
-                "unknown host name. Try: http://127.0.0.1 or http://localhost\n",
-            );
+        if let Some(refused) = self.refused(request) {
+            return refused;
         }
         let path = request.uri.path();
         let Some(route) = self.route(path) else {
@@ -109,6 +115,17 @@ impl App {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         }
         route(self)
+    }
+
+    fn refused(&self, request: &Parts) -> Option<Answer> {
+        let foreign = self.local_names_only && !is_local(request);
+        // A page on the web whose name was pointed at 127.0.0.1 (DNS rebinding) comes with that name.
+        foreign.then(|| {
+            text(
+                StatusCode::FORBIDDEN,
+                "unknown host name. Try: http://127.0.0.1 or http://localhost\n",
+            )
+        })
     }
 
     fn route(&self, path: &str) -> Option<fn(&Self) -> Answer> {
@@ -127,7 +144,7 @@ impl App {
 
     fn index(&self) -> Answer {
         let body = format!(
-            "headwater {} on {}\n\n/healthz\n/readyz\n/metrics\n/api/v1/node\n/api/v1/topics\n/api/v1/losses\n/api/v1/upstreams\n",
+            "headwater {} on {}\n\n/healthz\n/readyz\n/metrics\n/api/v1/node\n/api/v1/topics\n/api/v1/losses\n/api/v1/upstreams\n/api/v1/backup\n",
             env!("CARGO_PKG_VERSION"),
             self.node
         );
@@ -211,6 +228,24 @@ impl App {
     fn upstreams(&self) -> Answer {
         json_answer(&Value::Array(self.statuses.json()))
     }
+}
+
+fn respond(request: &Parts, answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::new()));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    if answer.status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    if request.method == Method::HEAD {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
+    } else {
+        *response.body_mut() = Full::new(Bytes::from(answer.body));
+    }
+    response
 }
 
 fn text(status: StatusCode, body: &str) -> Answer {

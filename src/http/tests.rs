@@ -7,6 +7,8 @@ use super::*;
 use crate::model::Now;
 use crate::upstream::UpstreamStatus;
 
+const HERE: std::net::Ipv4Addr = std::net::Ipv4Addr::LOCALHOST;
+
 fn app(config: &Config) -> App {
     let now = Now {
         mono_us: 0,
@@ -37,7 +39,7 @@ fn ask(app: &App, method: &str, path: &str, host: Option<&str>) -> (u16, hyper::
         request = request.header(HOST, host);
     }
     let (parts, ()) = request.body(()).expect("a request").into_parts();
-    let (head, body) = app.handle(&parts).into_parts();
+    let (head, body) = app.handle(&parts, HERE.into()).unwrap().into_parts();
     let body = smol::block_on(body.collect()).expect("a body").to_bytes();
     (
         head.status.as_u16(),
@@ -147,4 +149,23 @@ fn on_loopback_a_foreign_host_name_is_refused() {
     ];
     let open = Config::parse("t", "", &sets, &crate::config::Env::fixed()).expect("a good configuration");
     assert_eq!(ask(&app(&open), "GET", "/", Some("gateway.example")).0, 200);
+}
+
+#[test]
+fn a_backup_goes_to_this_machine_only_and_only_by_get() {
+    let app = app(&Config::default());
+    let asked = |method: &str, host: &str, peer: IpAddr| {
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri("/api/v1/backup")
+            .header(HOST, host);
+        let answer = app.handle(&request.body(()).unwrap().into_parts().0, peer);
+        answer.map(|answer| answer.status().as_u16())
+    };
+    let mapped = HERE.to_ipv6_mapped().into();
+    assert_eq!(asked("GET", "127.0.0.1:7480", HERE.into()), None);
+    assert_eq!(asked("GET", "127.0.0.1:7480", mapped), None);
+    assert_eq!(asked("GET", "127.0.0.1:7480", IpAddr::from([10, 0, 0, 7])), Some(403));
+    assert_eq!(asked("GET", "evil.example", HERE.into()), Some(403));
+    assert_eq!(asked("POST", "127.0.0.1:7480", HERE.into()), Some(405));
 }

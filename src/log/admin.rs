@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use crate::model::{Code, Offset, Partition, Topic};
 
+use super::backup::{Backup, Turn};
 use super::boots::BootClock;
 use super::desk::{Desk, storage};
 use super::draft::{Rules, check_partitions};
@@ -66,6 +67,7 @@ pub(super) enum Admin {
     /// What the clock is; nobody waits for it.
     Clock(BootClock),
     AddPartitions(Topic, u32, Promise<Arc<TopicInfo>>),
+    Backup(Turn, Promise<Backup>),
 }
 
 /// What one costs in the queue, and each part of it.
@@ -82,6 +84,7 @@ impl Admin {
             // It is always taken: what comes behind it is stamped by it.
             Self::Clock(_) => return 0,
             Self::AddPartitions(..) => 0,
+            Self::Backup(..) => 0,
         };
         ITEM_BYTES.saturating_add(parts.saturating_mul(PART_BYTES))
     }
@@ -93,6 +96,7 @@ impl Admin {
             Self::AlterTopic(_, promise) | Self::AddPartitions(_, _, promise) => promise.keep(Err(refused)),
             Self::Swap(_, promise) => promise.keep(Err(refused)),
             Self::Clock(_) => None,
+            Self::Backup(_, promise) => promise.keep(Err(refused)),
         }
     }
 }
@@ -166,6 +170,7 @@ impl Desk {
             Admin::AddPartitions(name, partitions, promise) => {
                 promise.keep(self.add_partitions(&name, partitions, wakes))
             }
+            Admin::Backup(turn, promise) => promise.keep(self.backup(turn)),
         };
         wakes.add(waker);
     }

@@ -58,8 +58,9 @@ pub fn check(directory: &Path) -> Result<CheckReport, SurveyError> {
     let mut survey = Survey::open(directory)?;
     let mut findings = Findings::default();
     survey.walk(&mut findings);
+    let files = survey.files().clone();
     Ok(CheckReport {
-        file: directory.join(DATABASE),
+        file: files.path(DATABASE),
         generation: survey.identity.map_or(0, |identity| identity.generation),
         partitions: findings.partitions,
         damaged: findings.damaged,
@@ -67,6 +68,6 @@ pub fn check(directory: &Path) -> Result<CheckReport, SurveyError> {
         losses: survey.losses,
         boots: survey.boots,
         untrusted: survey.untrusted,
-        set_aside: depot::set_aside(directory),
+        set_aside: depot::set_aside(&files.directory),
     })
 }

@@ -22,7 +22,8 @@ use super::disk::{CopyOnWriteDisk, DirectDisk, FileDisk};
 use super::layout::{FORMAT, FORMAT_OLDEST, Fields, damaged};
 use super::redb::RedbStore;
 use super::ring::{RING_BYTES, Ring};
-use super::ringed::{RingedStore, Sizes, new_ring};
+use super::ring_row::new_ring;
+use super::ringed::{RingedStore, Sizes};
 use super::shelf::{self, Folder, ReadOnlyFolder};
 use super::store::{Map, Op, Store, StoreError, of_io};
 use super::usage::{self, Usage};
@@ -40,6 +41,7 @@ const GENERATION: &str = "GENERATION";
 const META_FORMAT: &[u8] = b"format";
 const META_STORE_ID: &[u8] = b"store_id";
 const META_GENERATION: &[u8] = b"generation";
+const META_ORIGIN: &[u8] = b"origin";
 
 /// What a store says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,13 +211,8 @@ impl Directory {
     /// last one is.
     fn put_aside(&self, names: &[&str]) -> Result<PathBuf, IoError> {
         let generation = self.generation() + 1;
-        let count = self.path.join(format!("{GENERATION}.new"));
         // The count first: a crash between the two leaves a gap in the numbers, never a number given twice.
-        let mut file = File::create(&count)?;
-        file.write_all(format!("{generation}\n").as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&count, self.path.join(GENERATION))?;
-        self.sync()?;
+        self.count(generation)?;
         let mut aside = PathBuf::new();
         for name in names {
             aside = self.path.join(format!("{name}.damaged-{generation}"));
@@ -236,6 +233,16 @@ impl Directory {
             File::open(&making)?.sync_all()?;
             fs::rename(&making, self.path.join(format!("{name}.format-{format}")))?;
         }
+        self.sync()
+    }
+
+    /// Makes durable how many stores of the directory were lost.
+    pub fn count(&self, generation: u32) -> Result<(), IoError> {
+        let count = self.path.join(format!("{GENERATION}.new"));
+        let mut file = File::create(&count)?;
+        file.write_all(format!("{generation}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&count, self.path.join(GENERATION))?;
         self.sync()
     }
 
@@ -303,18 +310,76 @@ impl Depot for Directory {
 /// A store to look at: what is written goes nowhere.
 pub type Looked = RingedStore<RedbStore, CopyOnWriteDisk, ReadOnlyFolder>;
 
-/// The store of a directory as its next opening would find it. Checks every page if `verify` says so.
-pub fn look(path: &Path, cache_bytes: usize, verify: bool) -> Result<Looked, StoreError> {
-    let open = |name: &str| File::open(path.join(name)).and_then(CopyOnWriteDisk::new);
-    let file = open(DATABASE).map_err(|error| io(&error))?;
-    if file.len().map_err(|error| io(&error))? == 0 {
-        return Err(damaged("the database is an empty file"));
+/// The files of one store: those of a directory, or those that were put aside in it under one number.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// Where they are.
+    pub directory: PathBuf,
+    /// What stands behind their names: nothing, or `.damaged-N`.
+    suffix: String,
+}
+
+impl Files {
+    /// Those of a path: a directory, or the database of a store that was put aside.
+    pub fn of(path: &Path) -> Self {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let aside = name.and_then(|name| name.strip_prefix(DATABASE));
+        match (aside, path.parent()) {
+            (Some(suffix), Some(directory)) if !path.is_dir() => Self {
+                directory: directory.into(),
+                suffix: suffix.into(),
+            },
+            _ => Self {
+                directory: path.into(),
+                suffix: String::new(),
+            },
+        }
     }
-    let ring = open(RING).map_err(|error| ring_gone(&error))?;
-    let database = RedbStore::open(file, cache_bytes, verify)?;
-    identity(&database)?;
-    let shelf = ReadOnlyFolder(Folder::new(path.join(DATA)));
-    Ok(RingedStore::open(database, ring, shelf, Sizes::default())?.only_looks())
+
+    /// One of them, or the folder of the batches.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}{}", self.suffix))
+    }
+
+    /// Whether nobody can be writing to them, though the directory may be served.
+    pub fn set_aside(&self) -> bool {
+        self.suffix.starts_with(".damaged-")
+    }
+}
+
+/// Checks every page of a database.
+pub fn verify(files: &Files, cache_bytes: usize) -> Result<(), StoreError> {
+    RedbStore::open(database(files)?, cache_bytes, true).map(drop)
+}
+
+/// A store as its next opening would find it, and what could not be read of its ring: that costs what was in it.
+pub fn look(files: &Files, cache_bytes: usize) -> Result<(Looked, Vec<String>), StoreError> {
+    let ring = |path: &Path| File::open(path).and_then(CopyOnWriteDisk::new);
+    let shelf = || ReadOnlyFolder(Folder::new(files.path(DATA)));
+    let open = || {
+        let store = RedbStore::open(database(files)?, cache_bytes, false)?;
+        identity(&store)?;
+        Ok::<_, StoreError>(store)
+    };
+    let found = ring(&files.path(RING)).map_err(|error| ring_gone(&error));
+    let why = match found.and_then(|ring| RingedStore::look(open()?, ring, shelf())) {
+        Err(error @ (StoreError::Damaged(_) | StoreError::Io(_))) => error,
+        found => return found,
+    };
+    // Without its ring, if that is what failed: an empty file is a ring in which nothing is.
+    let empty = ring(Path::new("/dev/null")).map_err(|error| io(&error))?;
+    let (store, mut unread) = RingedStore::look(open()?, empty, shelf())?;
+    unread.push(format!("the ring: {why}"));
+    Ok((store, unread))
+}
+
+fn database(files: &Files) -> Result<CopyOnWriteDisk, StoreError> {
+    let file = File::open(files.path(DATABASE)).and_then(CopyOnWriteDisk::new);
+    let file = file.map_err(|error| io(&error))?;
+    match file.len().map_err(|error| io(&error))? {
+        0 => Err(damaged("the database is an empty file")),
+        _ => Ok(file),
+    }
 }
 
 fn ring_gone(error: &IoError) -> StoreError {
@@ -355,6 +420,18 @@ pub fn set_aside(path: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = names.map(|entry| entry.path()).filter(aside).collect();
     found.sort();
     found
+}
+
+/// Says of which store a copy with an id of its own was made, and when.
+pub fn origin_op(store_id: [u8; 16], taken_ms: i64) -> Op {
+    let value = [&store_id[..], &taken_ms.to_be_bytes()].concat();
+    Op::put(Map::Meta, META_ORIGIN, value)
+}
+
+/// The store that a store is a copy of, where it is one.
+pub fn origin(store: &dyn Store) -> Result<Option<[u8; 16]>, StoreError> {
+    let origin = store.point(Map::Meta, META_ORIGIN)?;
+    Ok(origin.and_then(|origin| origin.first_chunk().copied()))
 }
 
 /// What a store says of itself; refuses one of another format.

@@ -10,7 +10,7 @@ use super::boots::{Boot, UntrustedRange};
 use super::depot::{self, DATA};
 use super::layout::Fields;
 use super::loss::LossFound;
-use super::store::{Map, Store, StoreError};
+use super::store::Map;
 use super::survey::{CheckedPartition, DamagedRange, Findings, Survey, SurveyError};
 use super::usage::on_disk;
 use super::{Table, shelf};
@@ -64,6 +64,8 @@ pub struct StoreFound {
     pub generation: u32,
     /// Its id, in hexadecimal digits.
     pub store_id: String,
+    /// The id of the store that it was copied or restored from, if it was.
+    pub origin: Option<String>,
     /// Rows of the journal: commits whose small appends are still needed.
     pub journal_rows: u64,
     /// Large batches, each with a row of its own.
@@ -140,37 +142,33 @@ impl InspectReport {
 /// Looks into a data directory.
 pub fn inspect(directory: &Path) -> Result<InspectReport, SurveyError> {
     let mut survey = Survey::open(directory)?;
+    let origin = survey.origin();
     let mut report = InspectReport {
         store: survey.identity.map(|identity| StoreFound {
             format: identity.format,
             generation: identity.generation,
             store_id: hex(&identity.store_id),
+            origin: origin.map(|id| hex(&id)),
             journal_rows: survey.journal_rows,
             segments: survey.segments,
         }),
-        set_aside: depot::set_aside(directory),
+        set_aside: depot::set_aside(&survey.files().directory),
         ..InspectReport::default()
     };
-    if let Err(error) = files(directory, "", &mut report.files) {
+    let directory = survey.files().directory.clone();
+    if let Err(error) = files(&directory, "", &mut report.files) {
         survey.unread.push(format!("the files of the directory: {error}"));
     }
     report.files.sort_by(|a, b| a.name.cmp(&b.name));
     report.topics = topics(&survey);
     if survey.identity.is_some() {
-        let rows = data_rows(&survey);
-        let rows = rows.unwrap_or_else(|error| {
-            survey.note("the data files' rows", Err(error));
-            BTreeMap::new()
-        });
-        match data_files(directory, rows) {
+        let rows = data_rows(&mut survey);
+        match data_files(survey.files().path(DATA), rows) {
             Ok(files) => report.data_files = files,
             Err(error) => survey.unread.push(format!("the data files: {error}")),
         }
         for map in TABLES {
-            match table(&survey, map) {
-                Ok(table) => report.tables.push(table),
-                Err(error) => survey.note(&format!("table {}", map.name()), Err(error)),
-            }
+            report.tables.push(table(&mut survey, map));
         }
     }
     let mut findings = Findings::default();
@@ -215,19 +213,19 @@ fn topics(survey: &Survey) -> Vec<TopicFound> {
 }
 
 /// Live bytes and the place of the next write, by number.
-fn data_rows(survey: &Survey) -> Result<BTreeMap<u32, (u64, u64)>, StoreError> {
+fn data_rows(survey: &mut Survey) -> BTreeMap<u32, (u64, u64)> {
     let mut rows = BTreeMap::new();
-    survey.store()?.scan(Map::Files, &[], None, &mut |key, value| {
+    survey.scan(Map::Files, &mut |key, value| {
         let (number, mut fields) = (Fields(key).u32()?, Fields(value));
         rows.insert(number, (fields.u64()?, fields.u64()?));
         Ok(true)
-    })?;
-    Ok(rows)
+    });
+    rows
 }
 
 /// What the rows say of the files, and those that no row names.
-fn data_files(directory: &Path, mut rows: BTreeMap<u32, (u64, u64)>) -> io::Result<Vec<DataFile>> {
-    let folder = shelf::Folder::new(directory.join(DATA));
+fn data_files(data: PathBuf, mut rows: BTreeMap<u32, (u64, u64)>) -> io::Result<Vec<DataFile>> {
+    let folder = shelf::Folder::new(data);
     for number in folder.numbers()? {
         rows.entry(number).or_default();
     }
@@ -240,15 +238,15 @@ fn data_files(directory: &Path, mut rows: BTreeMap<u32, (u64, u64)>) -> io::Resu
     Ok(rows.into_iter().map(file).collect())
 }
 
-fn table(survey: &Survey, map: Map) -> Result<StateTable, StoreError> {
+fn table(survey: &mut Survey, map: Map) -> StateTable {
     let (mut rows, mut bytes) = (0, 0);
-    survey.store()?.scan(map, &[], None, &mut |key, value| {
+    survey.scan(map, &mut |key, value| {
         rows += 1;
         bytes += (key.len() + value.len()) as u64;
         Ok(true)
-    })?;
+    });
     let table = map.name();
-    Ok(StateTable { table, rows, bytes })
+    StateTable { table, rows, bytes }
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

@@ -51,12 +51,18 @@ pub(super) fn topic_key_op(next: u32) -> Op {
     Op::put(Map::Meta, TOPIC_KEY_NEXT, next.to_be_bytes().to_vec())
 }
 
+/// The number that the next topic gets, where one was made before.
+pub(super) fn topic_key_next(store: &dyn Store) -> Result<Option<u32>, StoreError> {
+    let next = store.point(Map::Meta, TOPIC_KEY_NEXT)?;
+    next.map(|next| Fields(&next).u32()).transpose()
+}
+
 /// Reads everything that memory holds.
 pub(super) fn load(store: &dyn Store, rules: &Rules) -> Result<Loaded, StoreError> {
-    let mut loaded = Loaded::default();
-    if let Some(next) = store.point(Map::Meta, TOPIC_KEY_NEXT)? {
-        loaded.topic_key_next = Fields(&next).u32()?;
-    }
+    let mut loaded = Loaded {
+        topic_key_next: topic_key_next(store)?.unwrap_or(0),
+        ..Loaded::default()
+    };
     load_topics(store, rules, &mut loaded)?;
     let mut starts = Vec::new();
     for mark in marks(store)? {
@@ -82,6 +88,8 @@ pub(super) fn load(store: &dyn Store, rules: &Rules) -> Result<Loaded, StoreErro
     store.scan(Map::Losses, &[], None, &mut |key, value| {
         let (key, loss) = Loss::decode(key, value)?;
         if let Some(partition) = loaded.state.partition_mut(key) {
+            // What was lost at the end is not given out again.
+            partition.offset_next = partition.offset_next.max(loss.offset_last.saturating_add(1));
             partition.losses.push(loss);
         }
         Ok(true)

@@ -11,7 +11,7 @@ use super::partition::{Indexed, PartitionLog};
 use super::store::{Map, Op, StoreError};
 
 /// Why records were given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossReason {
     /// The storage quota was reached.
@@ -20,11 +20,13 @@ pub enum LossReason {
     QuotaUnforwarded,
     /// Not everybody who was to forward them had done so, and retention waited no longer (`hold.max.ms`, `hold.max.bytes`).
     HoldMax,
+    /// They could not be read when the directory was repaired, or copied.
+    Damage,
 }
 
 impl LossReason {
     /// By its place: the number that is stored.
-    const ALL: [Self; 3] = [Self::Quota, Self::QuotaUnforwarded, Self::HoldMax];
+    const ALL: [Self; 4] = [Self::Quota, Self::QuotaUnforwarded, Self::HoldMax, Self::Damage];
 
     /// For a person: what it went for.
     pub fn text(self) -> &'static str {
@@ -32,17 +34,18 @@ impl LossReason {
             Self::Quota => "for the storage quota",
             Self::QuotaUnforwarded => "for the storage quota, not forwarded",
             Self::HoldMax => "at the end of hold_until_forwarded, not forwarded",
+            Self::Damage => "because they could not be read",
         }
     }
 
     /// Whether somebody was still to get the records.
     pub(super) fn is_unforwarded(self) -> bool {
-        self != Self::Quota
+        matches!(self, Self::QuotaUnforwarded | Self::HoldMax)
     }
 }
 
 /// Offsets of one partition that were given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Loss {
     /// First offset.
     pub offset_first: u64,
@@ -61,7 +64,7 @@ pub struct Loss {
 }
 
 /// A loss and where it was.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LossFound {
     /// Topic.
     pub topic: String,

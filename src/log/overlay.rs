@@ -1,7 +1,7 @@
 //! What is durable in the ring and not yet in the database: changes by map and key, in memory, laid over what the database says.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 use bytes::Bytes;
 
@@ -180,4 +180,21 @@ impl Gone {
         let mut before = self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
         before.next_back().is_some_and(|(_, until)| until.as_slice() > key)
     }
+}
+
+/// A part of slices that lie one behind the other.
+pub(super) fn part(slices: &[Bytes], range: Range<usize>) -> Option<Vec<u8>> {
+    let total = slices.iter().map(Bytes::len).sum();
+    if range.start > range.end || range.end > total {
+        return None;
+    }
+    let mut out = Vec::with_capacity(range.len());
+    let mut begins = 0;
+    for slice in slices {
+        let from = range.start.saturating_sub(begins).min(slice.len());
+        let until = range.end.saturating_sub(begins).min(slice.len());
+        out.extend_from_slice(&slice[from..until]);
+        begins += slice.len();
+    }
+    Some(out)
 }

@@ -202,7 +202,10 @@ fn read_cold(shared: &Shared, request: &ReadRequest) -> Result<ReadBatches, Refu
         let read: Result<Vec<Bytes>, Missing> = places.iter().map(|place| stored(shared, key, place)).collect();
         match read {
             Ok(batches) => {
-                let offset_next = Offset(places.last().map_or(request.from.0, Indexed::offset_next));
+                // Without a place there is nothing but a loss up to the end.
+                let offset_next = places
+                    .last()
+                    .map_or(bounds.high_watermark, |last| Offset(last.offset_next()));
                 return Ok(ReadBatches {
                     batches,
                     offset_next,

@@ -143,6 +143,52 @@ impl<D: Disk> Ring<D> {
         if &first[..8] != MAGIC || first[8..] != id {
             return Err(damaged("it is not the ring of this database".into()));
         }
+        let (ring, bodies, found) = Self::take_up(disk, id, applied, len_max)?;
+        let missing = ring.newest.seq + 1;
+        if let Some(witness) = found.iter().find(|found| found.proves(missing)) {
+            return Err(damaged(format!(
+                "its record {missing} is damaged; there is a record {}",
+                witness.place.seq
+            )));
+        }
+        if !bodies.is_empty() {
+            // The newest may have been written and not synced; whoever reads it takes it for durable.
+            ring.disk.sync()?;
+        }
+        Ok((ring, bodies))
+    }
+
+    /// As `open`, of a ring that may be damaged and is only looked at: whatever is whole in it counts, and the holes between are told.
+    pub fn look(disk: D, id: [u8; 16], applied: Applied) -> io::Result<(Self, Vec<Vec<u8>>, Vec<String>)> {
+        let (mut ring, mut bodies, found) = Self::take_up(disk, id, applied, 0)?;
+        let mut holes = Vec::new();
+        if !found.iter().any(|found| found.proves(ring.newest.seq + 1)) {
+            return Ok((ring, bodies, holes));
+        }
+        // From the newest backwards: of two records of one number the one counts whose successor names it.
+        let mut behind: Vec<&Found> = Vec::new();
+        for found in found.iter().rev().take_while(|found| found.place.seq > ring.newest.seq) {
+            let superseded = behind.last().is_some_and(|after| {
+                found.place.seq == after.place.seq
+                    || found.place.seq + 1 == after.place.seq && !after.follows(found.place.applied())
+            });
+            if !superseded {
+                behind.push(found);
+            }
+        }
+        for found in behind.into_iter().rev() {
+            let (first, last) = (ring.newest.seq + 1, found.place.seq - 1);
+            if first <= last {
+                holes.push(format!("records {first} to {last} of the ring are damaged"));
+            }
+            bodies.extend(read(&*ring.disk, found.place.at, &ring.id)?);
+            ring.take(found.place);
+        }
+        Ok((ring, bodies, holes))
+    }
+
+    /// Every whole record, and the bodies of those that follow one behind the other.
+    fn take_up(disk: D, id: [u8; 16], applied: Applied, len_max: u64) -> io::Result<(Self, Vec<Vec<u8>>, Vec<Found>)> {
         let len = disk.len()? / BLOCK * BLOCK;
         let found = scan(&disk, len, &id)?;
         let old = found.iter().find(|found| found.is(applied));
@@ -161,18 +207,7 @@ impl<D: Disk> Ring<D> {
             bodies.push(body.ok_or_else(|| damaged(format!("its record {} changed", next.place.seq)))?);
             ring.take(next.place);
         }
-        let missing = ring.newest.seq + 1;
-        if let Some(witness) = found.iter().find(|found| found.proves(missing)) {
-            return Err(damaged(format!(
-                "its record {missing} is damaged; there is a record {}",
-                witness.place.seq
-            )));
-        }
-        if !bodies.is_empty() {
-            // The newest may have been written and not synced; whoever reads it takes it for durable.
-            ring.disk.sync()?;
-        }
-        Ok((ring, bodies))
+        Ok((ring, bodies, found))
     }
 
     /// Largest body that is taken.

@@ -20,18 +20,15 @@ use bytes::Bytes;
 
 use super::bodies::{Bodies, Extent, FILE_BYTES, Ledger};
 use super::disk::Disk;
-use super::layout::{Fields, damaged, journal_key};
+use super::layout::{Fields, journal_key};
 use super::ops;
-use super::overlay::{Layer, Overlay, Says, Value};
+use super::overlay::{Layer, Overlay, Says, Value, part};
 use super::ring::{self, Applied, RING_BYTES, RING_BYTES_MAX, Record, Ring};
+use super::ring_row::{applied_op, ring_of};
 use super::seal::SealedRow;
 use super::shelf::Shelf;
 use super::store::{Begun, Change, Each, LongRow, Map, Op, Sealer, Sealing, Store, StoreError, of_io};
 
-/// Key in `Map::Meta`: number u64 and CRC u32 of the newest record whose changes are in the database.
-pub(super) const META_APPLIED: &[u8] = b"ring_applied";
-/// Key in `Map::Meta`: the id of the ring.
-pub(super) const META_RING: &[u8] = b"ring_id";
 /// A larger commit goes past the ring.
 const DIRECT_BYTES: usize = 512 << 10;
 /// The journal in the database is laid together when so much of it is there.
@@ -99,33 +96,53 @@ impl Default for Sizes {
     }
 }
 
-/// Operations for a new database: it has a ring of this id, and nothing of it yet.
-pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
-    [
-        Op::put(Map::Meta, META_RING, id.to_vec()),
-        applied_op(Applied::default()),
-    ]
-}
-
 impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
     /// Opens a ring over its database and their data files; writes to none of them.
     pub fn open(database: S, ring: D, shelf: F, sizes: Sizes) -> Result<Self, StoreError> {
-        let meta = |key: &[u8]| {
-            let value = database.point(Map::Meta, key)?;
-            value.ok_or_else(|| damaged("the database does not know its ring"))
-        };
-        let id = meta(META_RING)?
-            .try_into()
-            .map_err(|_| damaged("the ring's id is not 16 bytes"))?;
-        let applied = meta(META_APPLIED)?;
-        let mut applied = Fields(&applied);
-        let (seq, crc) = (applied.u64()?, applied.u32()?);
-        let applied = Applied { seq, crc };
+        let (id, applied) = ring_of(&database)?;
         let (ring, found) = Ring::open(ring, id, applied, sizes.ring_bytes_max).map_err(|error| of_io(&error))?;
         let mut newest = Overlay::default();
         for body in found {
             ops::decode(body)?.iter().for_each(|op| newest.apply(op));
         }
+        let ledger = Ledger::load(&database)?;
+        Ok(Self::over(database, ring, newest, applied, ledger, shelf, sizes))
+    }
+
+    /// Opens them only to look, whatever their state; what is damaged of the ring is told and costs what was in it.
+    pub fn look(database: S, ring: D, shelf: F) -> Result<(Self, Vec<String>), StoreError> {
+        let (id, applied) = ring_of(&database)?;
+        let (ring, found, mut unread) = Ring::look(ring, id, applied).map_err(|error| of_io(&error))?;
+        let mut newest = Overlay::default();
+        for body in found {
+            match ops::decode(body) {
+                Ok(ops) => ops.iter().for_each(|op| newest.apply(op)),
+                Err(error) => unread.push(error.to_string()),
+            }
+        }
+        // Nothing is written: what is counted in the files counts for nothing.
+        let mut store = Self::over(
+            database,
+            ring,
+            newest,
+            applied,
+            Ledger::default(),
+            shelf,
+            Sizes::default(),
+        );
+        store.only_looks = true;
+        Ok((store, unread))
+    }
+
+    fn over(
+        database: S,
+        ring: Ring<D>,
+        newest: Overlay,
+        applied: Applied,
+        ledger: Ledger,
+        shelf: F,
+        sizes: Sizes,
+    ) -> Self {
         let found = !newest.is_empty();
         let waiting = Waiting {
             newest,
@@ -133,14 +150,14 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             applied,
             ..Waiting::default()
         };
-        let (bodies, ledger) = (Bodies::new(shelf, sizes.file_bytes), Ledger::load(&database)?);
+        let bodies = Bodies::new(shelf, sizes.file_bytes);
         match bodies.missing(&ledger) {
             Ok(missing) => missing.into_iter().for_each(|number| {
                 tracing::error!(number, "a data file is missing: what was in it cannot be read");
             }),
             Err(error) => tracing::error!(%error, "the data files cannot be listed"),
         }
-        Ok(Self {
+        Self {
             database,
             bodies,
             only_looks: false,
@@ -151,14 +168,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             flushing: Mutex::new(ledger),
             sealer: Mutex::default(),
             dead: AtomicBool::new(false),
-        })
-    }
-
-    /// What waits is not flushed when this is dropped.
-    pub fn only_looks(self) -> Self {
-        let mut looks = self;
-        looks.only_looks = true;
-        looks
+        }
     }
 
     /// Bytes of bodies by data file, as the last flush left it.
@@ -573,28 +583,6 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Debug for RingedStore<S, D, F> {
             .field("bodies", &self.bodies)
             .finish_non_exhaustive()
     }
-}
-
-fn applied_op(applied: Applied) -> Op {
-    let value = [&applied.seq.to_be_bytes()[..], &applied.crc.to_be_bytes()].concat();
-    Op::put(Map::Meta, META_APPLIED, value)
-}
-
-/// A part of slices that lie one behind the other.
-fn part(slices: &[Bytes], range: Range<usize>) -> Option<Vec<u8>> {
-    let total = slices.iter().map(Bytes::len).sum();
-    if range.start > range.end || range.end > total {
-        return None;
-    }
-    let mut out = Vec::with_capacity(range.len());
-    let mut begins = 0;
-    for slice in slices {
-        let from = range.start.saturating_sub(begins).min(slice.len());
-        let until = range.end.saturating_sub(begins).min(slice.len());
-        out.extend_from_slice(&slice[from..until]);
-        begins += slice.len();
-    }
-    Some(out)
 }
 
 /// What a panic in the middle leaves is not believed: the caller opens the store anew.

@@ -1,6 +1,6 @@
 //! What all handles share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub(super) struct Shared {
     usage: Mutex<Usage>,
     /// Flushes that began.
     flushes: AtomicU64,
+    /// A backup is being made.
+    pub(super) backup: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -90,6 +92,7 @@ impl Shared {
             past: Mutex::default(),
             usage: Mutex::default(),
             flushes: AtomicU64::new(0),
+            backup: Arc::default(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -15,22 +16,21 @@ use crate::model::batch::{Batch, Header, RecordViews};
 use crate::model::compression::Inflater;
 
 use super::boots::{self, Boot, ClockMark, UntrustedRange};
-use super::depot::{self, DATABASE, Identity, Looked, OpenError, held_by, look};
+use super::depot::{self, DATABASE, Files, Identity, OpenError, held_by};
 use super::layout::{BatchEntry, Mark, PartitionKey, decode_segment};
-use super::load::{directories, marks, segment, topic_rows};
+use super::load::{directories, marks, segment, topic_key_next, topic_rows};
 use super::loss::{Loss, LossFound};
 use super::partition::{Home, Indexed};
 use super::reader::{Missing, bytes_of};
-use super::store::{Map, Store, StoreError};
+use super::salvage::Salvage;
+use super::store::{Each, Map, Store, StoreError};
 use super::topic::{TopicRow, first_offset};
 
-/// What the database may keep in memory meanwhile.
-const CACHE_BYTES: usize = 16 << 20;
 /// What one batch may decompress to: far above what any producer is allowed.
 const INFLATE_BYTES_MAX: usize = 256 << 20;
 
 /// A partition and how much of it is right.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CheckedPartition {
     /// Topic.
     pub topic: String,
@@ -53,7 +53,7 @@ pub struct CheckedPartition {
 }
 
 /// Offsets that cannot be served.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DamagedRange {
     /// Topic.
     pub topic: String,
@@ -63,6 +63,10 @@ pub struct DamagedRange {
     pub offset_first: u64,
     /// Last offset, inclusive.
     pub offset_last: u64,
+    /// Bytes of their batches, as far as their rows are there.
+    pub bytes: u64,
+    /// Largest timestamp as their row has it, ms since 1970.
+    pub max_timestamp: Option<i64>,
     /// What is wrong.
     pub why: String,
 }
@@ -103,6 +107,11 @@ pub trait Visitor {
         true
     }
 
+    /// The same batch as it is stored, and what its row says of it; comes before its records.
+    fn stored(&mut self, _at: &CheckedPartition, _entry: &BatchEntry, _batch: &Batch) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
     /// A batch that is right. Its records, checked already, may begin before the log start. Ends the walk with `Break`.
     fn batch(&mut self, _at: &CheckedPartition, _header: &Header, _records: RecordViews<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
@@ -118,7 +127,9 @@ pub trait Visitor {
 /// A data directory, and where everything in it should be.
 #[derive(Debug)]
 pub struct Survey {
-    directory: PathBuf,
+    files: Files,
+    /// The store; `None` when it cannot be opened.
+    store: Option<Arc<Salvage>>,
     /// What could not be read so far, and why.
     pub unread: Vec<String>,
     /// What the store says of itself, if it does.
@@ -134,7 +145,7 @@ pub struct Survey {
     pub(super) segments: u64,
     starts: BTreeMap<PartitionKey, u64>,
     /// How far partitions are clean.
-    clean: BTreeMap<PartitionKey, u64>,
+    pub(super) clean: BTreeMap<PartitionKey, u64>,
     places: BTreeMap<PartitionKey, Vec<Place>>,
 }
 
@@ -147,20 +158,25 @@ struct Place {
 }
 
 impl Survey {
-    /// Reads the directory's rows; the batches are left to `walk`. Refuses a directory that a process serves.
+    /// Reads the rows of a directory, or of a store that was put aside, by the name of its database; the batches are left to `walk`.
+    /// Refuses a directory that a process serves.
     pub fn open(directory: &Path) -> Result<Self, SurveyError> {
-        let file = directory.join(DATABASE);
+        let files = Files::of(directory);
+        let file = files.path(DATABASE);
         if !file.exists() {
             return Err(SurveyError::NothingThere(directory.into()));
         }
-        held_by(directory).map_err(SurveyError::Open)?;
+        if !files.set_aside() {
+            held_by(&files.directory).map_err(SurveyError::Open)?;
+        }
         let unusable = |error: std::io::Error| {
             let (directory, why) = (directory.into(), error.to_string());
             SurveyError::Open(OpenError::Directory { directory, why })
         };
         File::open(&file).map_err(unusable)?;
         let mut survey = Self {
-            directory: directory.into(),
+            files,
+            store: None,
             unread: Vec::new(),
             identity: None,
             topics: BTreeMap::new(),
@@ -176,11 +192,7 @@ impl Survey {
         match survey.gather() {
             Ok(()) => {}
             Err(error @ StoreError::Format { .. }) => return Err(SurveyError::Open(OpenError::Store(error))),
-            Err(error) => {
-                // Without all places, nothing can be said of what is missing.
-                survey.topics.clear();
-                survey.unread.push(error.to_string());
-            }
+            Err(error) => survey.unread.push(error.to_string()),
         }
         Ok(survey)
     }
@@ -190,26 +202,53 @@ impl Survey {
         self.topics.values().map(|row| (row.name.as_str(), row.partitions))
     }
 
-    /// The store, for reading more of it. It is dead after an error.
-    pub(super) fn store(&self) -> Result<Looked, StoreError> {
-        look(&self.directory, CACHE_BYTES, false)
+    /// Where the files are.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
     }
 
-    /// Remembers an error and that something was not read because of it.
-    pub(super) fn note(&mut self, what: &str, result: Result<(), StoreError>) {
+    /// The number that the next topic gets, if the store says so.
+    pub(super) fn topic_key_next(&mut self) -> u32 {
+        let Some(store) = self.store.clone() else { return 0 };
+        let next = topic_key_next(&*store);
+        let found = next.as_ref().map_or(0, |next| next.unwrap_or(0));
+        self.note(&store, "the number of the next topic", next.map(drop));
+        found
+    }
+
+    /// The store that this one is a copy of, where it is one.
+    pub(super) fn origin(&mut self) -> Option<[u8; 16]> {
+        let store = self.store.clone()?;
+        let origin = depot::origin(&*store);
+        let found = origin.as_ref().ok().copied().flatten();
+        self.note(&store, "where the store comes from", origin.map(drop));
+        found
+    }
+
+    /// Reads a table as far as it can be read; of the rest it is noted that there is some.
+    pub(super) fn scan(&mut self, map: Map, each: &mut Each<'_>) {
+        let Some(store) = self.store.clone() else { return };
+        let read = store.scan(map, &[], None, each);
+        self.note(&store, map.name(), read);
+    }
+
+    /// Remembers what was not read.
+    fn note(&mut self, store: &Salvage, what: &str, result: Result<(), StoreError>) {
+        self.unread.extend(store.take_unread());
         if let Err(error) = result {
             self.unread.push(format!("{what}, in part: {error}"));
         }
     }
 
     fn gather(&mut self) -> Result<(), StoreError> {
-        // Every page first; where that fails, what can be read is still looked at.
-        if let Err(error) = look(&self.directory, CACHE_BYTES, true) {
+        let store = Arc::new(Salvage::open(&self.files)?);
+        // Every page; where that fails, what can be read is still looked at.
+        if let Err(error) = store.verify() {
             self.unread.push(format!("pages of the database: {error}"));
         }
-        let mut store = self.store()?;
-        self.identity = Some(depot::identity(&store)?);
-        self.topics = topic_rows(&store)?;
+        self.store = Some(Arc::clone(&store));
+        self.identity = Some(depot::identity(&*store)?);
+        self.topics = topic_rows(&*store)?;
         type Part = fn(&mut Survey, &dyn Store) -> Result<(), StoreError>;
         let parts: [(&str, Part); 5] = [
             ("log start offsets", Self::marks),
@@ -219,15 +258,13 @@ impl Survey {
             ("the segments' directory", Self::segments),
         ];
         for (what, part) in parts {
-            if let Err(error) = part(self, &store) {
-                self.note(what, Err(error));
-                // The handle is dead after an error.
-                store = self.store()?;
-            }
+            let read = part(self, &*store);
+            self.note(&store, what, read);
         }
         for places in self.places.values_mut() {
             places.sort_unstable_by_key(|place| place.entry.base_offset);
         }
+        self.losses.sort_by_key(|found| found.loss.offset_first);
         Ok(())
     }
 
@@ -318,16 +355,12 @@ impl Survey {
 
     /// Walks over what the visitor wants: topics in the order in which they were made, partitions by number, batches by offset.
     pub fn walk(&mut self, visitor: &mut dyn Visitor) {
-        if let Err(error) = self.partitions(visitor) {
-            self.unread.push(error.to_string());
-        }
+        let Some(store) = self.store.clone() else { return };
+        let walked = self.partitions(&store, visitor);
+        self.note(&store, "the batches", walked);
     }
 
-    fn partitions(&self, visitor: &mut dyn Visitor) -> Result<(), StoreError> {
-        if self.topics.is_empty() {
-            return Ok(());
-        }
-        let mut store = self.store()?;
+    fn partitions(&self, store: &Salvage, visitor: &mut dyn Visitor) -> Result<(), StoreError> {
         for (topic, row) in &self.topics {
             for partition in 0..row.partitions {
                 if visitor.wants_partition(&row.name, partition) {
@@ -335,7 +368,7 @@ impl Survey {
                         topic: *topic,
                         partition,
                     };
-                    let walked = self.partition(&mut store, key, row, visitor)?;
+                    let walked = self.partition(store, key, row, visitor)?;
                     if walked.is_break() {
                         return Ok(());
                     }
@@ -347,7 +380,7 @@ impl Survey {
 
     fn partition(
         &self,
-        store: &mut Looked,
+        store: &Salvage,
         key: PartitionKey,
         row: &TopicRow,
         visitor: &mut dyn Visitor,
@@ -361,13 +394,22 @@ impl Survey {
             offset_next: log_start,
             ..CheckedPartition::default()
         };
-        let damaged = |offset_first: u64, offset_next: u64, why: String| DamagedRange {
+        let range = |offset_first: u64, offset_next: u64, why: String| DamagedRange {
             topic: row.name.clone(),
             partition: key.partition,
             offset_first,
             offset_last: offset_next.saturating_sub(1).max(offset_first),
+            bytes: 0,
+            max_timestamp: None,
             why,
         };
+        let damaged = |entry: &BatchEntry, offset_next: u64, why: String| DamagedRange {
+            bytes: entry.bytes.into(),
+            max_timestamp: Some(entry.max_timestamp),
+            ..range(entry.base_offset.max(log_start), offset_next, why)
+        };
+        let lost = |loss: &&LossFound| loss.topic == row.name && loss.partition == key.partition;
+        let losses: Vec<Loss> = self.losses.iter().filter(lost).map(|found| found.loss).collect();
         let mut inflater = Inflater::default();
         let mut seen = false;
         for place in self.places.get(&key).into_iter().flatten() {
@@ -376,14 +418,14 @@ impl Survey {
             if offset_next <= log_start {
                 continue;
             }
+            // Before that, what is not there was compacted away.
             let missed = checked.offset_next.max(clean_until);
-            if entry.base_offset > missed {
-                let why = "these offsets are missing".into();
-                visitor.damaged(damaged(missed, entry.base_offset, why));
+            for (first, next) in missing(missed, entry.base_offset, &losses) {
+                visitor.damaged(range(first, next, "these offsets are missing".into()));
             }
             if entry.base_offset < checked.offset_next && seen {
                 let why = "these offsets are there twice".into();
-                visitor.damaged(damaged(entry.base_offset, checked.offset_next, why));
+                visitor.damaged(range(entry.base_offset, checked.offset_next, why));
             }
             seen = true;
             checked.offset_next = checked.offset_next.max(offset_next);
@@ -393,19 +435,17 @@ impl Survey {
             let batch = match stored(store, key, place) {
                 Ok(batch) => batch,
                 Err(error) => {
-                    visitor.damaged(damaged(entry.base_offset, offset_next, error.to_string()));
-                    // The handle is dead after an error.
-                    *store = self.store()?;
+                    visitor.damaged(damaged(entry, offset_next, error.to_string()));
                     continue;
                 }
             };
             let sound = batch
                 .as_ref()
                 .map_err(Clone::clone)
-                .and_then(|batch| records(batch, &mut inflater).map(|found| (batch.header(), found)));
+                .and_then(|batch| records(batch, &mut inflater).map(|found| (batch, found)));
             match sound {
                 Ok((
-                    header,
+                    batch,
                     Records {
                         views,
                         first_ms,
@@ -417,20 +457,43 @@ impl Survey {
                     checked.bytes += u64::from(entry.bytes);
                     checked.first_ms = checked.first_ms.into_iter().chain(first_ms).min();
                     checked.last_ms = checked.last_ms.max(last_ms);
-                    if visitor.batch(&checked, header, views).is_break() {
+                    if visitor.stored(&checked, entry, batch).is_break()
+                        || visitor.batch(&checked, batch.header(), views).is_break()
+                    {
                         return Ok(ControlFlow::Break(()));
                     }
                 }
-                Err(why) => visitor.damaged(damaged(entry.base_offset, offset_next, why)),
+                Err(why) => visitor.damaged(damaged(entry, offset_next, why)),
             }
         }
+        let lost = losses.iter().map(|loss| loss.offset_last.saturating_add(1)).max();
+        let end = lost.unwrap_or(0).max(checked.offset_next);
+        for (first, next) in missing(checked.offset_next, end, &losses) {
+            visitor.damaged(range(first, next, "these offsets are missing".into()));
+        }
+        checked.offset_next = end;
         visitor.partition(checked);
         Ok(ControlFlow::Continue(()))
     }
 }
 
+/// Offsets from one on and before another that no loss marker names. The markers stand in the order of their first offsets.
+fn missing(mut from: u64, until: u64, losses: &[Loss]) -> Vec<(u64, u64)> {
+    let mut missing = Vec::new();
+    for loss in losses {
+        if from < loss.offset_first.min(until) {
+            missing.push((from, loss.offset_first.min(until)));
+        }
+        from = from.max(loss.offset_last.saturating_add(1));
+    }
+    if from < until {
+        missing.push((from, until));
+    }
+    missing
+}
+
 /// A stored batch, or what is wrong with it.
-fn stored(store: &Looked, key: PartitionKey, place: &Place) -> Result<Result<Batch, String>, StoreError> {
+fn stored(store: &Salvage, key: PartitionKey, place: &Place) -> Result<Result<Batch, String>, StoreError> {
     let entry = &place.entry;
     let indexed = Indexed::new(entry, place.home, place.at);
     let bytes: Bytes = match bytes_of(store, key, &indexed) {

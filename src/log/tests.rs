@@ -12,6 +12,7 @@ use crate::model::{Code, Record};
 
 mod admin;
 mod appends;
+mod backup;
 mod check;
 mod clock;
 mod compaction;
@@ -22,6 +23,7 @@ mod hold;
 mod inspect;
 mod machine;
 mod quota;
+mod repair;
 mod retention;
 mod ring;
 mod sealing;

@@ -288,7 +288,7 @@ fn start_listeners(
                 let (rooms, app, rules) = (Rc::clone(&rooms), Rc::clone(&app), Rc::clone(&rules));
                 async move {
                     if rules.protocol == Protocol::Http {
-                        http::serve(stream, app, Rc::clone(&rooms.env)).await;
+                        http::serve(stream, address, app, Rc::clone(&rooms.env)).await;
                     } else {
                         serve_session(stream, address, &rooms, &rules).await;
                     }

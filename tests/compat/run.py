@@ -12,7 +12,7 @@ import time
 import unittest
 
 SUITES = {
-    "clients": ["test_librdkafka", "test_admin", "test_kafka_python", "test_aiokafka", "test_kcat", "test_java", "test_mqtt", "test_mosquitto", "test_cli", "test_inspect", "test_demo"],
+    "clients": ["test_librdkafka", "test_admin", "test_kafka_python", "test_aiokafka", "test_kcat", "test_java", "test_mqtt", "test_mosquitto", "test_cli", "test_inspect", "test_tools", "test_demo"],
     "input": ["test_input"],
     "abuse": ["test_abuse", "test_abuse_kafka"],
     "disk": ["test_full_disk", "test_quota", "test_clock", "test_formats", "test_compaction"],

@@ -5,7 +5,8 @@ use crate::log::disk::FileDisk;
 use crate::log::memory::MemoryStore;
 use crate::log::redb::RedbStore;
 use crate::log::ring::{RING_BYTES, Ring};
-use crate::log::ringed::{RingedStore, Sizes, new_ring};
+use crate::log::ring_row::new_ring;
+use crate::log::ringed::{RingedStore, Sizes};
 use crate::log::shelf::Folder as Shelved;
 use crate::log::store::{Change, Map, Op, Store};
 

@@ -8,8 +8,8 @@ use crate::model::batch::{Header, RecordViews};
 
 /// Keeps offsets and values.
 #[derive(Default)]
-struct Keeper {
-    records: Vec<(u64, Vec<u8>)>,
+pub(super) struct Keeper {
+    pub(super) records: Vec<(u64, Vec<u8>)>,
     damaged: Vec<(u64, u64)>,
     /// Only batches that reach this time.
     from_ms: i64,
@@ -41,9 +41,9 @@ impl Visitor for Keeper {
     }
 }
 
-const COUNT: u64 = 40;
+pub(super) const COUNT: u64 = 40;
 
-fn filled(closed: bool) -> Folder {
+pub(super) fn filled(closed: bool) -> Folder {
     let folder = Folder::new();
     let log = folder.open();
     let spec = TopicSpec {
@@ -84,8 +84,8 @@ fn filled(closed: bool) -> Folder {
     copy
 }
 
-fn kept(folder: &Folder, mut keeper: Keeper) -> Keeper {
-    let mut survey = Survey::open(folder.path()).unwrap();
+pub(super) fn kept(path: &std::path::Path, mut keeper: Keeper) -> Keeper {
+    let mut survey = Survey::open(path).unwrap();
     survey.walk(&mut keeper);
     assert_eq!(survey.unread, Vec::<String>::new());
     keeper
@@ -138,7 +138,7 @@ fn everything_is_told_of_a_directory_closed_or_killed_and_not_a_byte_changes() {
 fn the_walk_gives_every_record_once_in_order_and_ends_when_it_is_told() {
     for closed in [true, false] {
         let folder = filled(closed);
-        let all = kept(&folder, Keeper::default());
+        let all = kept(folder.path(), Keeper::default());
         let offsets: Vec<u64> = all.records.iter().map(|(offset, _)| *offset).collect();
         assert_eq!(offsets, (0..=COUNT).collect::<Vec<_>>());
         assert!(all.records[9].1 == b"0009".repeat(10_000) && all.records[COUNT as usize].1 == b"last");
@@ -146,21 +146,21 @@ fn the_walk_gives_every_record_once_in_order_and_ends_when_it_is_told() {
             from_ms: 1000 + COUNT as i64 - 2,
             ..Keeper::default()
         };
-        let late = kept(&folder, late);
+        let late = kept(folder.path(), late);
         assert!(late.damaged.is_empty());
         assert_eq!(late.records[..], all.records[COUNT as usize - 2..COUNT as usize]);
         let few = Keeper {
             batches_max: 3,
             ..Keeper::default()
         };
-        assert_eq!(kept(&folder, few).records[..], all.records[..3]);
+        assert_eq!(kept(folder.path(), few).records[..], all.records[..3]);
     }
 }
 
 #[test]
 fn what_is_intact_beside_damage_is_given_and_the_damage_named() {
     let folder = filled(true);
-    let all = kept(&folder, Keeper::default()).records;
+    let all = kept(folder.path(), Keeper::default()).records;
     let path = folder.path().join(DATA).join("0000000001.data");
     let whole = std::fs::read(&path).unwrap();
     let mut flipped = whole.clone();
@@ -169,7 +169,7 @@ fn what_is_intact_beside_damage_is_given_and_the_damage_named() {
     flipped[at] ^= 1;
     for bytes in [flipped, whole[..whole.len() / 2].to_vec()] {
         std::fs::write(&path, &bytes).unwrap();
-        let found = kept(&folder, Keeper::default());
+        let found = kept(folder.path(), Keeper::default());
         let lost: Vec<u64> = found.damaged.iter().flat_map(|(first, last)| *first..=*last).collect();
         assert!(!lost.is_empty());
         let intact: Vec<_> = all

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use crate::log::disk::Disk;
 use crate::log::redb::RedbStore;
 use crate::log::ring::{BLOCK, Ring};
-use crate::log::ringed::{RingedStore, Sizes, new_ring};
+use crate::log::ring_row::new_ring;
+use crate::log::ringed::{RingedStore, Sizes};
 use crate::log::shelf::Shelf;
 use crate::log::store::{Change, Map, Op, Store, StoreError};
 
