@@ -117,7 +117,8 @@ impl Desk {
         report
             .tables
             .insert(Map::Producers.name().into(), self.producers.len() as u64);
-        for map in Map::ALL.into_iter().filter(|map| matches!(map, Map::State(_))) {
+        let rows = |map: &Map| matches!(map, Map::Boots | Map::Untrusted | Map::State(_));
+        for map in Map::ALL.into_iter().filter(rows) {
             let mut rows = 0;
             let read = self.shared.lend(|store| {
                 store.scan(map, &[], None, &mut |key, value| {

@@ -61,13 +61,14 @@ pub(super) fn copy(survey: &mut Survey, now_ms: i64, put: &mut Put<'_>) -> Resul
     for (key, row) in &survey.topics {
         writer.op(topic_op(*key, row))?;
     }
-    let state = |map: &Map| matches!(map, Map::Producers | Map::Losses | Map::State(_));
+    let of_partitions = |map: Map| matches!(map, Map::Producers | Map::Losses | Map::Untrusted);
+    let state = |map: &Map| of_partitions(*map) || matches!(map, Map::Boots | Map::State(_));
     for map in Map::ALL.into_iter().filter(state) {
         let (mut rows, mut failed) = (0, None);
         let topics: Vec<u32> = survey.topics.keys().copied().collect();
         survey.scan(map, &mut |key, value| {
             // Of a topic that is gone nothing is needed.
-            if !matches!(map, Map::State(_)) && !topics.contains(&PartitionKey::parse(key)?.topic) {
+            if of_partitions(map) && !topics.contains(&PartitionKey::parse(key)?.topic) {
                 return Ok(true);
             }
             rows += 1;

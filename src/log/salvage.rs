@@ -143,9 +143,9 @@ impl Store for Salvage {
 /// Bytes of a map's keys, as far as they tell one from the next.
 fn key_bytes(map: Map) -> usize {
     match map {
-        Map::Topics | Map::Files => 4,
+        Map::Topics | Map::Files | Map::Boots => 4,
         Map::Partitions | Map::Journal => 8,
-        Map::Meta | Map::Segments | Map::Producers | Map::Losses | Map::State(_) => 16,
+        Map::Meta | Map::Segments | Map::Producers | Map::Losses | Map::Untrusted | Map::State(_) => 16,
     }
 }
 

@@ -453,7 +453,7 @@ impl Survey {
                     },
                 )) => {
                     checked.batches += 1;
-                    checked.records += u64::from(header.records_count.unsigned_abs());
+                    checked.records += u64::from(batch.header().records_count.unsigned_abs());
                     checked.bytes += u64::from(entry.bytes);
                     checked.first_ms = checked.first_ms.into_iter().chain(first_ms).min();
                     checked.last_ms = checked.last_ms.max(last_ms);
