@@ -64,8 +64,7 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Records out of a data directory, offline, without changing a byte
     Export(export::Export),
-    /// Measure this machine
-    #[command(subcommand, hide = true)]
+    /// Measure this machine: --disk its disk; the others are for who changes headwater
     Bench(bench::Bench),
 }
 

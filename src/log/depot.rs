@@ -14,17 +14,20 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Error as IoError, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::disk::Disk;
 use super::disk::{CopyOnWriteDisk, DirectDisk, FileDisk};
 use super::layout::{FORMAT, FORMAT_OLDEST, Fields, damaged};
+use super::media::Media;
 use super::redb::RedbStore;
-use super::ring::{RING_BYTES, Ring};
+use super::ring::Ring;
 use super::ringed::{RingedStore, Sizes, new_ring};
 use super::shelf::{self, Folder, ReadOnlyFolder};
 use super::store::{Map, Op, Store, StoreError, of_io};
+use super::tally::{Tallied, Tally, Written};
 use super::usage::{self, Usage};
 
 /// Name of the database.
@@ -60,6 +63,14 @@ pub trait Depot: Send + Sync {
     fn set_aside(&self) -> Result<String, StoreError>;
     /// What the store takes of the disk.
     fn usage(&self) -> Result<Usage, StoreError>;
+    /// What was written to the disk.
+    fn written(&self) -> Written {
+        Written::default()
+    }
+    /// What it lies on; `None` where it lies on no disk.
+    fn media(&self) -> Option<&Media> {
+        None
+    }
 }
 
 /// Why a data directory cannot be served.
@@ -118,6 +129,9 @@ pub struct Directory {
     cache_bytes: usize,
     store_id: [u8; 16],
     ring_seed: [u8; 16],
+    media: Media,
+    sizes: Sizes,
+    tally: Arc<Tally>,
     /// Locked as long as it is open.
     _lock: File,
 }
@@ -149,8 +163,16 @@ impl Directory {
             cache_bytes,
             store_id,
             ring_seed,
+            media: Media::of_directory(path),
+            sizes: Sizes::default(),
+            tally: Arc::default(),
             _lock: lock,
         })
+    }
+
+    /// How the files are written that are opened from now on.
+    pub(super) fn set_sizes(&mut self, sizes: Sizes) {
+        self.sizes = sizes;
     }
 
     fn database(&self) -> PathBuf {
@@ -185,7 +207,7 @@ impl Directory {
             ring.try_clone().map_err(|e| io(&e))?,
         ];
         let ring_id = self.ring_id();
-        Ring::create(FileDisk(ring), ring_id, RING_BYTES).map_err(|e| of_io(&e))?;
+        Ring::create(FileDisk(ring), ring_id, self.sizes.ring_bytes).map_err(|e| of_io(&e))?;
         let store = RedbStore::open(FileDisk(file), self.cache_bytes, false)?;
         let mut ops = new_ring(ring_id).to_vec();
         ops.extend([
@@ -271,7 +293,9 @@ impl Depot for Directory {
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(|error| io(&error))?;
         let ring = DirectDisk::open(&self.path.join(RING)).map_err(|error| ring_gone(&error))?;
-        let database = RedbStore::open(FileDisk(file), self.cache_bytes, verify)?;
+        let ring = Tallied::new(ring, Arc::clone(&self.tally));
+        let file = Tallied::new(FileDisk(file), Arc::clone(&self.tally));
+        let database = RedbStore::open(file, self.cache_bytes, verify)?;
         // Before the ring is looked at: a newer one may look different.
         let mut identity = identity(&database)?;
         if identity.format != FORMAT {
@@ -285,7 +309,8 @@ impl Depot for Directory {
             database.commit(&[format_op()])?;
             identity.format = FORMAT;
         }
-        let store = RingedStore::open(database, ring, Folder::new(self.path.join(DATA)), Sizes::default())?;
+        let shelf = Folder::new(self.path.join(DATA), Arc::clone(&self.tally));
+        let store = RingedStore::open(database, ring, shelf, self.sizes)?;
         Ok((Box::new(store), identity))
     }
 
@@ -297,6 +322,14 @@ impl Depot for Directory {
 
     fn usage(&self) -> Result<Usage, StoreError> {
         usage::of_directory(&self.path).map_err(|error| io(&error))
+    }
+
+    fn written(&self) -> Written {
+        self.tally.written()
+    }
+
+    fn media(&self) -> Option<&Media> {
+        Some(&self.media)
     }
 }
 
@@ -313,7 +346,7 @@ pub fn look(path: &Path, cache_bytes: usize, verify: bool) -> Result<Looked, Sto
     let ring = open(RING).map_err(|error| ring_gone(&error))?;
     let database = RedbStore::open(file, cache_bytes, verify)?;
     identity(&database)?;
-    let shelf = ReadOnlyFolder(Folder::new(path.join(DATA)));
+    let shelf = ReadOnlyFolder(Folder::new(path.join(DATA), Arc::default()));
     Ok(RingedStore::open(database, ring, shelf, Sizes::default())?.only_looks())
 }
 

@@ -220,7 +220,7 @@ fn data_rows(survey: &Survey) -> Result<BTreeMap<u32, (u64, u64)>, StoreError> {
 
 /// What the rows say of the files, and those that no row names.
 fn data_files(directory: &Path, mut rows: BTreeMap<u32, (u64, u64)>) -> io::Result<Vec<DataFile>> {
-    let folder = shelf::Folder::new(directory.join(DATA));
+    let folder = shelf::Folder::new(directory.join(DATA), Default::default());
     for number in folder.numbers()? {
         rows.entry(number).or_default();
     }

@@ -21,12 +21,14 @@ mod keeper;
 mod layout;
 mod load;
 mod loss;
+mod media;
 mod memory;
 mod open;
 mod ops;
 mod overlay;
 mod partition;
 mod producers;
+mod profile;
 mod queue;
 mod quota;
 mod read;
@@ -40,14 +42,17 @@ mod sealed;
 mod sealer;
 mod shared;
 mod shelf;
+mod space;
 mod state;
 mod store;
 mod submission;
 mod survey;
+mod tally;
 mod ticket;
 mod topic;
 mod usage;
 mod watch;
+mod wear;
 mod writer;
 
 #[cfg(test)]
@@ -64,11 +69,14 @@ pub use checkpoint::Checkpointer;
 pub use depot::OpenError;
 pub use inspect::{DataFile, FileOnDisk, InspectReport, StateTable, StoreFound, TopicFound, inspect};
 pub use loss::{Loss, LossFound, LossReason};
+pub use media::{DiskFound, Media};
 pub use open::{OpenOptions, Opening};
+pub use profile::{Chosen, Way, choose};
 pub use read::{Bounds, ReadBatches, ReadRequest, TimePoint};
 pub use reader::Reader;
 pub use submission::{Append, Appended, Committed, Expect, Refused, StateChange, Submission, Table};
 pub use survey::{CheckedPartition, DamagedRange, Survey, SurveyError, Visitor};
+pub use tally::Written;
 pub use ticket::Ticket;
 pub use topic::{TopicInfo, TopicSettings, TopicSpec};
 pub use watch::{Moves, Watch};
@@ -318,6 +326,15 @@ impl Log {
         gauges.partitions.set(state.partitions as i64);
         gauges.tail_bytes.set(state.tail_bytes() as i64);
         gauges.queue_bytes.set(self.shared.queue.bytes() as i64);
+        let keeper = &self.shared.keeper;
+        let written = keeper.written();
+        let device_bytes = keeper.media().and_then(Media::written_bytes);
+        let wear = &self.shared.metrics.wear;
+        wear.measured(
+            [written.bytes, written.runs, written.syncs],
+            written.card_us(),
+            device_bytes,
+        );
     }
 
     /// Takes no more submissions; what is queued is still committed. The writer's `run` returns after that.

@@ -18,6 +18,7 @@ mod files;
 mod golden;
 mod inspect;
 mod machine;
+mod once;
 mod quota;
 mod retention;
 mod ring;
@@ -138,10 +139,10 @@ fn records(log: &Log, topic: &str, partition: Partition, from: u64) -> Vec<(u64,
 }
 
 /// A directory that goes with the value.
-struct Folder(std::path::PathBuf);
+pub(super) struct Folder(std::path::PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!(
             "headwater-log-{}-{}",
@@ -153,7 +154,7 @@ impl Folder {
         Self(path)
     }
 
-    fn path(&self) -> &std::path::Path {
+    pub(super) fn path(&self) -> &std::path::Path {
         &self.0
     }
 

@@ -10,6 +10,7 @@ mod log;
 mod mqtt;
 mod net;
 mod upstream;
+mod wear;
 
 pub use compact::CompactMetrics;
 pub use health::Health;
@@ -18,6 +19,7 @@ pub use log::LogMetrics;
 pub use mqtt::{ByName as MqttByName, MqttMetrics};
 pub use net::{NetMetrics, ProtocolLabel};
 pub use upstream::{UpstreamLabel, UpstreamMetrics};
+pub use wear::{ProfileLabel, WearMetrics};
 
 /// All metrics of the process.
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ pub struct Metrics {
     pub net: NetMetrics,
     /// The forwarder.
     pub upstream: UpstreamMetrics,
+    /// What is written to the disk.
+    pub wear: WearMetrics,
 }
 
 impl Metrics {
@@ -47,5 +51,6 @@ impl Metrics {
         self.compact.register(registry);
         self.net.register(registry);
         self.upstream.register(registry);
+        self.wear.register(registry);
     }
 }

@@ -31,7 +31,7 @@ fn with_bodies() -> Stores {
     let database = RedbStore::open(file(&folder, "database"), 1 << 20, false).unwrap();
     database.commit(&new_ring([3; 16])).unwrap();
     Ring::create(file(&folder, "ring"), [3; 16], RING_BYTES).unwrap();
-    let shelf = Shelved::new(folder.path().join("data"));
+    let shelf = Shelved::new(folder.path().join("data"), Default::default());
     let ringed = RingedStore::open(database, file(&folder, "ring"), shelf, Sizes::default()).unwrap();
     let memory = Box::new(Arc::<MemoryStore>::default());
     vec![(memory, Folder::new()), (Box::new(ringed), folder)]

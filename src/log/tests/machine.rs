@@ -33,6 +33,8 @@ pub(super) struct Platter {
     full: bool,
     /// Its blocks are bad: nothing is written to it any more.
     pub(super) bad: bool,
+    /// It says that it synced and did not.
+    pub(super) lies: bool,
 }
 
 #[derive(Debug)]
@@ -137,6 +139,9 @@ impl Disk for Plate {
     fn sync(&self) -> io::Result<()> {
         self.operate()?;
         let mut platter = self.0.lock().unwrap();
+        if platter.lies {
+            return Ok(());
+        }
         let Platter {
             durable,
             seen,
@@ -231,6 +236,10 @@ pub(super) struct Machine {
     pub(super) ring: Plate,
     pub(super) shelf: Plates,
     pub(super) power: Arc<Mutex<Power>>,
+    /// `Sizes::once_bytes`: by default no commit writes its bodies itself.
+    pub(super) once_bytes: usize,
+    /// `Sizes::ready_bytes`
+    pub(super) ready_bytes: u64,
 }
 
 impl Machine {
@@ -252,6 +261,8 @@ impl Machine {
             ring,
             shelf,
             power,
+            once_bytes: usize::MAX,
+            ready_bytes: 0,
         }
     }
 
@@ -260,6 +271,9 @@ impl Machine {
         let sizes = Sizes {
             ring_bytes_max: 2 * RING,
             file_bytes: 60_000,
+            once_bytes: self.once_bytes,
+            ready_bytes: self.ready_bytes,
+            ..Sizes::default()
         };
         let database = RedbStore::open(self.file.clone(), 1 << 20, false)?;
         RingedStore::open(database, self.ring.clone(), self.shelf.clone(), sizes)
@@ -275,6 +289,7 @@ impl Machine {
             ring: self.ring.after_cut(&self.power),
             shelf: self.shelf.after_cut(&self.power),
             power: Arc::clone(&self.power),
+            ..*self
         }
     }
 }
@@ -326,7 +341,7 @@ impl Random {
             1..4 => Op::delete(map, old.to_be_bytes()),
             what => {
                 self.key_next += 1;
-                // Now and then one that goes past the ring.
+                // Now and then one that goes past the ring, or to a data file at once.
                 let bytes = if what == 9 && rng.u8(..20) == 0 {
                     80_000
                 } else {
