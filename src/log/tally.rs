@@ -14,7 +14,7 @@ const BLOCK: u64 = 4096;
 pub struct Written {
     /// Whole blocks of 4,096 bytes.
     pub bytes: u64,
-    /// Writes that did not begin where the one before in the same file ended.
+    /// Writes that did not begin where the one before in the same file ended, or came after a sync.
     pub runs: u64,
     /// Syncs.
     pub syncs: u64,
@@ -81,6 +81,7 @@ impl<D: Disk> Tallied<D> {
 
     fn count_sync(&self) {
         self.tally.syncs.fetch_add(1, Ordering::Relaxed);
+        self.end.store(u64::MAX, Ordering::Relaxed);
     }
 }
 
@@ -138,14 +139,15 @@ mod tests {
         disk.write(4096, &[1; 100]).unwrap();
         disk.sync().unwrap();
         disk.write_synced(20_000, &[1; 1000]).unwrap();
+        disk.write(21_000, &[1; 3000]).unwrap();
         let written = tally.written();
         let expected = Written {
-            bytes: 2 * 4096 + 2 * 4096,
-            runs: 2,
+            bytes: 2 * 4096 + 2 * 4096 + 4096,
+            runs: 3,
             syncs: 2,
         };
         assert_eq!(written, expected);
-        assert_eq!(written.card_us(), 4_000 + 1_638 + 2_000);
+        assert_eq!(written.card_us(), 6_000 + 2_048 + 2_000);
         assert_eq!(written.since(written), Written::default());
     }
 }

@@ -15,6 +15,7 @@ mod log;
 mod mqtt;
 mod ring;
 mod table;
+mod wear;
 
 /// `headwater bench`
 #[derive(Args)]
@@ -41,6 +42,8 @@ enum Part {
     Mqtt(mqtt::BenchMqtt),
     /// Batches of readings over one connection of the compact protocol
     Compact(compact::BenchCompact),
+    /// What the disk gets for a commit: redb, the store by both profiles, raw
+    Wear(wear::BenchWear),
 }
 
 impl Bench {
@@ -51,6 +54,7 @@ impl Bench {
             (None, Some(Part::Kafka(bench))) => bench.run(),
             (None, Some(Part::Mqtt(bench))) => bench.run(),
             (None, Some(Part::Compact(bench))) => bench.run(),
+            (None, Some(Part::Wear(bench))) => bench.run(),
             (None, None) => Err(Failure::usage(
                 "bench needs something to measure. Try: headwater bench --disk",
             )),

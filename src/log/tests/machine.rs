@@ -240,6 +240,8 @@ pub(super) struct Machine {
     pub(super) once_bytes: usize,
     /// `Sizes::ready_bytes`
     pub(super) ready_bytes: u64,
+    /// `Sizes::align_bytes`
+    pub(super) align_bytes: u64,
 }
 
 impl Machine {
@@ -263,6 +265,7 @@ impl Machine {
             power,
             once_bytes: usize::MAX,
             ready_bytes: 0,
+            align_bytes: BLOCK,
         }
     }
 
@@ -273,6 +276,7 @@ impl Machine {
             file_bytes: 60_000,
             once_bytes: self.once_bytes,
             ready_bytes: self.ready_bytes,
+            align_bytes: self.align_bytes,
             ..Sizes::default()
         };
         let database = RedbStore::open(self.file.clone(), 1 << 20, false)?;

@@ -23,6 +23,7 @@ fn a_power_cut_keeps_what_wrote_its_bodies_itself() {
     let machine = |seed| Machine {
         once_bytes: 5_000,
         ready_bytes: [0, 32 << 10][seed as usize % 2],
+        align_bytes: [BLOCK, 16 << 10][seed as usize / 2 % 2],
         ..Machine::new(seed)
     };
     cut_again_and_again(machine);
