@@ -128,8 +128,8 @@ mod tests {
             sizes.ready_bytes,
             sizes.file_bytes,
         ] {
-            assert!(bytes % CARD_UNIT == 0 && bytes > 0, "{sizes:?}");
+            assert!(bytes.is_multiple_of(CARD_UNIT) && bytes > 0, "{sizes:?}");
         }
-        assert!(sizes.waiting_ring_bytes <= sizes.ring_bytes / 2 && sizes.align_bytes % BLOCK == 0);
+        assert!(sizes.waiting_ring_bytes <= sizes.ring_bytes / 2 && sizes.align_bytes.is_multiple_of(BLOCK));
     }
 }
