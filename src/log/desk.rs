@@ -89,7 +89,7 @@ impl Desk {
         let pace = look.device_bytes_per_day.unwrap_or(look.store_bytes_per_day);
         let disk_bytes = keeper.media().and_then(Media::bytes).unwrap_or(0);
         let days = life_days(disk_bytes, self.write_cycles, pace);
-        metrics.wear.looked(look.linger_us, look.store_bytes_per_day, days);
+        metrics.wear.looked(look.store_bytes_per_day, days);
         if look.over {
             let gb = look.store_bytes_per_day / 1e9;
             let why = format!(

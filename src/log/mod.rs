@@ -332,11 +332,9 @@ impl Log {
         let written = keeper.written();
         let device_bytes = keeper.media().and_then(Media::written_bytes);
         let wear = &self.shared.metrics.wear;
-        wear.measured(
-            [written.bytes, written.runs, written.syncs],
-            written.card_us(),
-            device_bytes,
-        );
+        let linger_us = self.shared.linger().map_or(0, |linger| linger.as_micros() as u64);
+        let counts = [written.bytes, written.runs, written.syncs];
+        wear.measured(counts, written.card_us(), device_bytes, linger_us);
     }
 
     /// Takes no more submissions; what is queued is still committed. The writer's `run` returns after that.

@@ -23,6 +23,7 @@ mod quota;
 mod retention;
 mod ring;
 mod sealing;
+mod wear;
 mod writer;
 
 #[derive(Default)]

@@ -50,8 +50,10 @@ impl WearMetrics {
         self.profile.get_or_create(&label).set(1);
     }
 
-    /// Bytes, runs and syncs of the store up to now, what a card takes for them, and what was written to the disk.
-    pub fn measured(&self, [bytes, runs, syncs]: [u64; 3], card_us: u64, disk_bytes: Option<u64>) {
+    /// Bytes, runs and syncs of the store up to now, what a card takes for them, what was written to the disk, and the wait that is in
+    /// force.
+    pub fn measured(&self, [bytes, runs, syncs]: [u64; 3], card_us: u64, disk_bytes: Option<u64>, linger_us: u64) {
+        self.linger_seconds.set(linger_us as f64 / 1e6);
         self.store_bytes.inner().store(bytes, Ordering::Relaxed);
         self.store_runs.inner().store(runs, Ordering::Relaxed);
         self.store_syncs.inner().store(syncs, Ordering::Relaxed);
@@ -63,15 +65,16 @@ impl WearMetrics {
         self.disk_bytes.set(i64::try_from(disk_bytes).unwrap_or(i64::MAX));
     }
 
-    /// The pace, the wait that came of it, and how long the disk lasts.
-    pub fn looked(&self, linger_us: u64, bytes_per_day: f64, life_days: Option<f64>) {
-        self.linger_seconds.set(linger_us as f64 / 1e6);
+    /// The pace, and how long the disk lasts.
+    pub fn looked(&self, bytes_per_day: f64, life_days: Option<f64>) {
         self.pace_bytes.set(bytes_per_day);
         // Nothing is written: it lasts.
         self.life_days.set(life_days.unwrap_or(f64::INFINITY));
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
+        // Until there is a pace.
+        self.life_days.set(f64::INFINITY);
         let r = registry.sub_registry_with_prefix("wear");
         r.register("profile", "The storage profile, and why", self.profile.clone());
         let bytes = self.store_bytes.clone();
