@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::commit::SEGMENT_BYTES;
 use super::depot::{Depot, Directory};
 use super::disk::{Disk, FileDisk};
 use super::profile::Way;
@@ -81,9 +82,15 @@ impl Durable {
                     .map_err(|error| StoreError::Io(error.to_string()))?;
                 depot.set_sizes(way.sizes());
                 let (store, _) = depot.open(false)?;
+                // As commits do it: what is large has a row of its own.
+                let map = if body.len() < SEGMENT_BYTES {
+                    Map::Journal
+                } else {
+                    Map::Segments
+                };
                 let row = |number: u64| {
                     let head = vec![0; ROW_HEAD];
-                    Op::put_long(Map::Journal, number.to_be_bytes(), head, vec![body.clone()])
+                    Op::put_long(map, number.to_be_bytes(), head, vec![body.clone()])
                 };
                 commits(&*store, row, count, || depot.written())
             }
@@ -91,7 +98,7 @@ impl Durable {
     }
 }
 
-/// Bytes of the head of a journal row of one batch.
+/// Bytes of the head of a row of one batch.
 const ROW_HEAD: usize = 52;
 
 fn commits(

@@ -5,7 +5,6 @@ use crate::config::Profile;
 use super::bodies::FILE_BYTES;
 use super::media::Media;
 use super::ring::{BLOCK, RING_BYTES, RING_BYTES_MAX};
-use super::ringed::Sizes;
 
 /// What cards write and clear at a time, or a part of it: their allocation units are 4 MiB and multiples of it.
 const CARD_UNIT: u64 = 4 << 20;
@@ -30,6 +29,27 @@ pub struct Chosen {
     pub cause: &'static str,
     /// The same for people.
     pub why: String,
+}
+
+/// How large the files of a store may become, and how they are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// A new ring.
+    pub ring_bytes: u64,
+    /// The ring grows up to this.
+    pub ring_bytes_max: u64,
+    /// A data file gets no more bodies behind this.
+    pub file_bytes: u64,
+    /// So many bytes of a data file are made ready at a time; none if 0.
+    pub ready_bytes: u64,
+    /// What is not smaller begins at a multiple of this in its file; of 4,096.
+    pub align_bytes: u64,
+    /// A commit with so many bytes of bodies writes them to a data file itself.
+    pub once_bytes: usize,
+    /// A flush is due when so much waits in memory.
+    pub waiting_bytes: usize,
+    /// The same for so much of the ring.
+    pub waiting_ring_bytes: u64,
 }
 
 impl Way {

@@ -21,7 +21,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::disk::Disk;
-use super::ringed::Sizes;
+use super::profile::Sizes;
 use super::store::{StoreError, of_io};
 
 /// Bytes of a new ring. A first lap writes into unwritten blocks and is slower; after that every commit is one run.

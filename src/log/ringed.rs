@@ -12,6 +12,8 @@
 //! What is above `DIRECT_BYTES` without its bodies goes past the ring, with all that waits: writing it twice would cost more than it
 //! saves.
 
+mod open;
+
 use std::collections::HashSet;
 use std::fmt::{self, Debug};
 use std::ops::Range;
@@ -25,6 +27,7 @@ use super::disk::Disk;
 use super::layout::{Fields, damaged, journal_key};
 use super::ops::{self, FoundOp};
 use super::overlay::{Layer, Overlay, Says, Value};
+use super::profile::Sizes;
 use super::ring::{self, Applied, Record, Ring};
 use super::seal::SealedRow;
 use super::shelf::Shelf;
@@ -85,27 +88,6 @@ struct Waiting {
     ring_bytes: u64,
 }
 
-/// How large its files may become, and how they are written; `profile` has those of each kind of disk.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
-    /// A new ring.
-    pub ring_bytes: u64,
-    /// The ring grows up to this.
-    pub ring_bytes_max: u64,
-    /// A data file gets no more bodies behind this.
-    pub file_bytes: u64,
-    /// So many bytes of a data file are made ready at a time; none if 0.
-    pub ready_bytes: u64,
-    /// What is not smaller begins at a multiple of this in its file; of 4,096.
-    pub align_bytes: u64,
-    /// A commit with so many bytes of bodies writes them to a data file itself.
-    pub once_bytes: usize,
-    /// A flush is due when so much waits in memory.
-    pub waiting_bytes: usize,
-    /// The same for so much of the ring.
-    pub waiting_ring_bytes: u64,
-}
-
 /// Operations for a new database: it has a ring of this id, and nothing of it yet.
 pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
     [
@@ -115,64 +97,6 @@ pub fn new_ring(id: [u8; 16]) -> [Op; 2] {
 }
 
 impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
-    /// Opens a ring over its database and their data files; writes to none of them.
-    pub fn open(database: S, ring: D, shelf: F, sizes: Sizes) -> Result<Self, StoreError> {
-        let meta = |key: &[u8]| {
-            let value = database.point(Map::Meta, key)?;
-            value.ok_or_else(|| damaged("the database does not know its ring"))
-        };
-        let id = meta(META_RING)?
-            .try_into()
-            .map_err(|_| damaged("the ring's id is not 16 bytes"))?;
-        let applied = meta(META_APPLIED)?;
-        let mut applied = Fields(&applied);
-        let (seq, crc) = (applied.u64()?, applied.u32()?);
-        let applied = Applied { seq, crc };
-        let ledger = Ledger::load(&database)?;
-        let bodies = Bodies::new(shelf, sizes, &ledger);
-        let mut records = Vec::new();
-        let sound = |body: Vec<u8>| {
-            let ops = ops::decode(body)?;
-            let whole = bodies.are_whole(&ops);
-            records.extend(whole.then_some(ops));
-            Ok(whole)
-        };
-        let ring = Ring::open(ring, id, applied, sizes, sound)?;
-        let mut newest = Overlay::default();
-        for (seq, ops) in (applied.seq + 1..).zip(records) {
-            bodies.found(&ops, seq).map_err(|error| of_io(&error))?;
-            for FoundOp { op, placed } in &ops {
-                newest.apply(op, placed.map(|placed| placed.extent));
-            }
-        }
-        let found = !newest.is_empty() || ring.has_torn();
-        let waiting = Waiting {
-            newest,
-            seq: ring.newest(),
-            applied,
-            ..Waiting::default()
-        };
-        match bodies.missing(&ledger) {
-            Ok(missing) => missing.into_iter().for_each(|number| {
-                tracing::error!(number, "a data file is missing: what was in it cannot be read");
-            }),
-            Err(error) => tracing::error!(%error, "the data files cannot be listed"),
-        }
-        Ok(Self {
-            database,
-            bodies,
-            only_looks: false,
-            waiting: Mutex::new(waiting),
-            ring_disk: ring.disk(),
-            sizes,
-            spare: Mutex::default(),
-            log: Mutex::new(Log { ring, found }),
-            flushing: Mutex::new(ledger),
-            sealer: Mutex::default(),
-            dead: AtomicBool::new(false),
-        })
-    }
-
     /// What waits is not flushed when this is dropped.
     pub fn only_looks(self) -> Self {
         let mut looks = self;

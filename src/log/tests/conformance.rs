@@ -3,9 +3,10 @@
 use super::*;
 use crate::log::disk::FileDisk;
 use crate::log::memory::MemoryStore;
+use crate::log::profile::Sizes;
 use crate::log::redb::RedbStore;
 use crate::log::ring::{RING_BYTES, Ring};
-use crate::log::ringed::{RingedStore, Sizes, new_ring};
+use crate::log::ringed::{RingedStore, new_ring};
 use crate::log::shelf::Folder as Shelved;
 use crate::log::store::{Change, Map, Op, Store};
 

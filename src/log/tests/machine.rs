@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use crate::log::disk::Disk;
+use crate::log::profile::Sizes;
 use crate::log::redb::RedbStore;
 use crate::log::ring::{BLOCK, Ring};
-use crate::log::ringed::{RingedStore, Sizes, new_ring};
+use crate::log::ringed::{RingedStore, new_ring};
 use crate::log::shelf::Shelf;
 use crate::log::store::{Change, Map, Op, Store, StoreError};
 
@@ -302,7 +303,7 @@ impl Machine {
 pub(super) type Model = BTreeMap<(Map, Vec<u8>), (Vec<u8>, Vec<u8>)>;
 pub(super) type Opened = RingedStore<RedbStore, Plate, Plates>;
 
-pub(super) const MAPS: [Map; 3] = [Map::Topics, Map::Producers, Map::Journal];
+pub(super) const MAPS: [Map; 4] = [Map::Topics, Map::Producers, Map::Journal, Map::Segments];
 
 /// Operations on few keys; on keys that were never there where there are bodies.
 #[derive(Default)]

@@ -1,13 +1,17 @@
 //! Commits that write their bodies to a data file themselves, on machines that lose power.
 
 use super::machine::{Machine, Model, Opened, apply, content};
-use super::ring::long;
 use crate::log::disk::Disk;
 use crate::log::ring::{self, BLOCK};
 use crate::log::shelf::Shelf;
 use crate::log::store::{Begun, Map, Op, Store, StoreError};
 
 const BODY: usize = 20_000;
+
+/// A body under a key.
+fn long(key: u8, bytes: usize) -> Op {
+    Op::put_long(Map::Segments, [key], vec![key], vec![vec![key; bytes].into()])
+}
 
 fn machine(seed: u64) -> Machine {
     Machine {
@@ -44,6 +48,20 @@ fn a_large_commit_is_written_once() {
     assert_eq!(machine.shelf.open(1).unwrap().len().unwrap(), before);
     assert!(content(&store, &told) == told, "after it");
     assert_eq!(store.live().values().sum::<u64>(), (5 * BODY) as u64);
+}
+
+#[test]
+fn what_a_flush_lays_together_goes_with_the_record() {
+    let machine = machine(1);
+    let store = machine.open().unwrap();
+    let row = Op::put_long(Map::Journal, [9], vec![9], vec![vec![9; BODY].into()]);
+    let begun = begin(&store, std::slice::from_ref(&row));
+    assert!(begun.bodies.is_none() && begun.place.bytes > BODY as u64);
+    drop(begun);
+    // Beside a large batch, too.
+    let both = [row, long(1, BODY)];
+    let begun = begin(&store, &both);
+    assert!(begun.bodies.is_some() && (BODY as u64..2 * BODY as u64).contains(&begun.place.bytes));
 }
 
 #[test]

@@ -310,7 +310,7 @@ fn the_record_before_the_newest_is_needed_where_it_was_durable_before_the_newest
 }
 
 /// A body of so many bytes under a key.
-pub(super) fn long(key: u8, bytes: usize) -> Op {
+fn long(key: u8, bytes: usize) -> Op {
     Op::put_long(Map::Journal, [key], vec![key], vec![vec![key; bytes].into()])
 }
 
