@@ -72,8 +72,7 @@ enum Command {
     Backup(backup::Backup),
     /// A new data directory of a backup
     Restore(backup::Restore),
-    /// Measure this machine
-    #[command(subcommand, hide = true)]
+    /// Measure this machine: --disk its disk; the others are for who changes headwater
     Bench(bench::Bench),
 }
 

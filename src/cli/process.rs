@@ -20,8 +20,16 @@ pub(super) fn facts() -> ProcessFacts {
         max_fds: limit.unwrap_or(0),
         threads: field(20),
         cpu_seconds: (field(14) + field(15)) as f64 / ticks_per_second,
+        written_bytes: written_bytes(),
         start_seconds: boot_seconds() + field(22) as f64 / ticks_per_second,
     }
+}
+
+/// Bytes that this process had written to disks, by the kernel's account; 0 where that keeps none.
+pub(super) fn written_bytes() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Seconds since 1970 at which the machine started.

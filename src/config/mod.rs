@@ -188,8 +188,25 @@ pub struct Storage {
     pub commit_bytes_max: usize,
     /// `quota`: of everything in the data directory.
     pub quota: Quota,
-    /// `profile`, as written.
-    pub profile: String,
+    /// What the disk is.
+    pub profile: Profile,
+    /// Bytes a day that the store may write before commits wait longer; `None` is no bound.
+    pub wear_budget: Option<u64>,
+    /// The longest wait that the wear budget may bring, microseconds.
+    pub linger_us_max: u64,
+    /// How often each cell of the disk may be written, for the forecast of its life.
+    pub write_cycles: u64,
+}
+
+/// `storage.profile`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// What the data directory lies on decides.
+    Auto,
+    /// A disk that begins a write quickly.
+    Ssd,
+    /// A memory card.
+    Sd,
 }
 
 /// `storage.quota`

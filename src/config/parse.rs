@@ -7,7 +7,7 @@ use super::error::{Mistake, Place, wrong};
 use super::section::Section;
 use super::tree::{Item, Table, quote};
 use super::{
-    Clock, Config, Env, Limits, Listener, Node, Protocol, QUOTA_BYTES_MIN, Quota, RouteEntry, Shed, Storage,
+    Clock, Config, Env, Limits, Listener, Node, Profile, Protocol, QUOTA_BYTES_MIN, Quota, RouteEntry, Shed, Storage,
     TopicDefaults, TopicEntry, Upstream, units,
 };
 use crate::model::Topic;
@@ -348,13 +348,18 @@ fn storage(s: &mut Section<'_>) -> Result<Storage, Mistake> {
         }
     };
     let profile = s.text("profile", "auto")?;
-    if !matches!(profile.as_str(), "auto" | "ssd" | "sd") {
-        return wrong(
-            &s.place_of("profile"),
-            format!("storage.profile = {profile:?} is not known"),
-            "profile = \"auto\", \"ssd\" or \"sd\"",
-        );
-    }
+    let profile = match profile.as_str() {
+        "auto" => Profile::Auto,
+        "ssd" => Profile::Ssd,
+        "sd" => Profile::Sd,
+        _ => {
+            return wrong(
+                &s.place_of("profile"),
+                format!("storage.profile = {profile:?} is not known"),
+                "profile = \"auto\", \"ssd\" or \"sd\"",
+            );
+        }
+    };
     let linger = s.text("linger", "auto")?;
     let linger_us = match linger.as_str() {
         "auto" => None,
@@ -369,10 +374,14 @@ fn storage(s: &mut Section<'_>) -> Result<Storage, Mistake> {
             }
         },
     };
+    let wear_budget = s.text("wear_budget", "unlimited")?;
     Ok(Storage {
         linger_us,
         quota,
         profile,
+        wear_budget: s.bound("wear_budget", &wear_budget, units::size_bytes, "20GB")?,
+        linger_us_max: s.duration_ms("linger_max", "1ms", "10s", "100ms")? * 1000,
+        write_cycles: s.number("write_cycles", 1..=1_000_000, 500)?,
         cache_bytes: s.size("cache", "256KiB", "16GiB", "16MiB")?,
         tail_bytes: s.size("tail", "64KiB", "16GiB", "8MiB")?,
         queue_bytes: s.size("queue", "64KiB", "1GiB", "4MiB")?,

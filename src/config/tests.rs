@@ -34,7 +34,7 @@ fn every_refusal_has_a_place_a_cause_and_something_to_try() {
     let cases = [
         (
             "[storage]\n\nretian = 1\nqota = \"1GiB\"\n",
-            "headwater.toml:3: unknown key \"storage.retian\". Try: one of quota, profile, linger, cache, tail, queue, commit_max",
+            "headwater.toml:3: unknown key \"storage.retian\". Try: one of quota, profile, linger, wear_budget, linger_max, write_cycles, cache, tail, queue, commit_max",
         ),
         (
             "[storage]\nqota = \"1GiB\"\n",
@@ -282,6 +282,9 @@ fn every_key_in_the_shipped_file_is_known_also_those_commented_out() {
         "quota",
         "profile",
         "linger",
+        "wear_budget",
+        "linger_max",
+        "write_cycles",
         "auto_create",
         "partitions",
         "retention_time",

@@ -13,6 +13,8 @@ pub struct ProcessFacts {
     pub threads: u64,
     /// Processor time used, user and system, seconds.
     pub cpu_seconds: f64,
+    /// Bytes that it had written to disks.
+    pub written_bytes: u64,
     /// Seconds since 1970 at which it started.
     pub start_seconds: f64,
 }

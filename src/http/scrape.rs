@@ -19,6 +19,7 @@ pub(super) struct Scrape {
     max_fds: Gauge,
     threads: Gauge,
     cpu_seconds: Counter<f64, AtomicU64>,
+    written_bytes: Counter,
     start_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -34,6 +35,7 @@ impl Scrape {
             max_fds: Gauge::default(),
             threads: Gauge::default(),
             cpu_seconds: Counter::default(),
+            written_bytes: Counter::default(),
             start_seconds: Gauge::default(),
             registry: Registry::default(),
         };
@@ -49,6 +51,12 @@ impl Scrape {
         process.register("threads", "Threads", scrape.threads.clone());
         let cpu = scrape.cpu_seconds.clone();
         process.register_with_unit("cpu", "Processor time used, user and system", Unit::Seconds, cpu);
+        let written = scrape.written_bytes.clone();
+        process.register(
+            "written_bytes",
+            "Bytes that the kernel counts as written to disks",
+            written,
+        );
         let start = scrape.start_seconds.clone();
         process.register_with_unit("start_time", "When it started, since 1970", Unit::Seconds, start);
         Self { registry, ..scrape }
@@ -63,6 +71,7 @@ impl Scrape {
         self.cpu_seconds
             .inner()
             .store(facts.cpu_seconds.to_bits(), Ordering::Relaxed);
+        self.written_bytes.inner().store(facts.written_bytes, Ordering::Relaxed);
         self.start_seconds.set(facts.start_seconds);
         let mut text = String::with_capacity(16 * 1024);
         encode(&mut text, &self.registry).expect("writing to a string does not fail");

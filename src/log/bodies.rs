@@ -4,18 +4,24 @@
 //! flush appends the bodies that it brings to the newest file and syncs it before the database's commit that names them; what a crash
 //! leaves behind the last named byte is overwritten by the next flush. Each file's live bytes are counted in the database, in the same
 //! commit. A file goes with its last body; until then the space of what is past in it is given back to the file system.
+//!
+//! A large commit writes its bodies here itself (`Run`), and its record of the ring holds their places and CRCs: they are written once,
+//! and the flush only names them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use super::disk::{Disk, UNSYNCED_BYTES};
 use super::layout::Fields;
+use super::ops;
+use super::profile::Sizes;
 use super::ring::{BLOCK, aligned};
 use super::shelf::Shelf;
+use super::space::Space;
 use super::store::{Map, Op, Store, StoreError};
 
 /// A data file that is longer gets no more bodies.
@@ -26,7 +32,7 @@ const OPEN_MAX: usize = 8;
 /// Where a body lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Extent {
-    file: u32,
+    pub(super) file: u32,
     offset: u64,
     pub(super) bytes: u32,
 }
@@ -34,10 +40,12 @@ pub(super) struct Extent {
 impl Extent {
     /// Bytes of an extent before its CRC.
     const PLACE: usize = 16;
+    /// Bytes of an extent.
+    pub(super) const ENCODED: usize = Self::PLACE + 4;
 
     /// For a row. Big-endian: file u32, offset u64, bytes u32, CRC-32C of these u32.
     pub(super) fn encode(self) -> Bytes {
-        let mut out = Vec::with_capacity(Self::PLACE + 4);
+        let mut out = Vec::with_capacity(Self::ENCODED);
         out.extend_from_slice(&self.file.to_be_bytes());
         out.extend_from_slice(&self.offset.to_be_bytes());
         out.extend_from_slice(&self.bytes.to_be_bytes());
@@ -64,9 +72,27 @@ impl Extent {
         [self.file.into(), self.offset, self.bytes.into()]
     }
 
-    fn end(self) -> u64 {
+    pub(super) fn end(self) -> u64 {
         self.offset.saturating_add(u64::from(self.bytes))
     }
+}
+
+/// A body that its commit wrote to its place, and by what it is known to be whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub(super) extent: Extent,
+    /// CRC-32C of the body.
+    pub(super) crc: u32,
+}
+
+/// Bodies of one commit that it writes itself, one behind the other.
+#[derive(Debug)]
+pub(super) struct Run {
+    file: u32,
+    at: u64,
+    bodies: Vec<Vec<Bytes>>,
+    /// Each of them, in order.
+    pub(super) placed: Vec<Placed>,
 }
 
 /// What the database says of a file.
@@ -82,9 +108,12 @@ struct Counts {
 #[derive(Debug)]
 pub(super) struct Bodies<F: Shelf> {
     shelf: F,
-    file_bytes: u64,
+    sizes: Sizes,
     /// The newest last.
     open: Mutex<VecDeque<(u32, Arc<F::File>)>>,
+    space: Mutex<Space>,
+    /// Memory for what commits write.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
 
 /// What a flush knows of the files.
@@ -107,6 +136,10 @@ pub(super) struct Entry {
     counts: BTreeMap<u32, Counts>,
     gone: Vec<u32>,
     freed: Vec<Extent>,
+    /// The newest record of the ring that the database has then.
+    seq: u64,
+    /// Files before it that the database does not name are nobody's.
+    oldest_needed: u32,
 }
 
 impl Ledger {
@@ -135,21 +168,84 @@ impl Ledger {
             .collect()
     }
 
-    /// The file that bodies go to.
-    fn active(&self) -> Option<u32> {
-        self.counts.last_key_value().map(|(number, _)| *number)
+    /// The newest file that the database names; 0 if it names none.
+    fn newest(&self) -> u32 {
+        self.counts.last_key_value().map_or(0, |(number, _)| *number)
     }
 }
 
 impl<F: Shelf> Bodies<F> {
-    /// Over a shelf, in files of about this size.
-    pub(super) fn new(shelf: F, file_bytes: u64) -> Self {
-        let open = Mutex::default();
+    /// Over a shelf. What is in the database comes with the ledger.
+    pub(super) fn new(shelf: F, sizes: Sizes, ledger: &Ledger) -> Self {
+        let mut space = Space::new(sizes.align_bytes);
+        for (number, counts) in &ledger.counts {
+            space.reaches(*number, counts.len);
+        }
+        // The newest is begun, though nothing of it may be named: the one before may not be fit to be written.
+        let there = shelf.numbers().unwrap_or_default();
+        there.into_iter().for_each(|number| space.reaches(number, 0));
         Self {
             shelf,
-            file_bytes,
-            open,
+            sizes,
+            open: Mutex::default(),
+            space: Mutex::new(space),
+            spare: Mutex::default(),
         }
+    }
+
+    /// Takes a place for the bodies of a commit with the record of that number, which `write_run` is to write.
+    pub(super) fn run(&self, ops: &[Op], seq: u64) -> io::Result<Run> {
+        let bodies: Vec<Vec<Bytes>> = ops.iter().filter_map(ops::placeable).map(<[Bytes]>::to_vec).collect();
+        let bytes = ops::placeable_bytes(ops) as u64;
+        let (file, at) = self.reserve(bytes, Some(seq)).map(|(file, _, at)| (file, at))?;
+        let mut offset = at;
+        let placed = bodies.iter().map(|slices| {
+            let bytes = slices.iter().map(Bytes::len).sum::<usize>() as u32;
+            let extent = Extent { file, offset, bytes };
+            offset += u64::from(bytes);
+            let crc = slices.iter().fold(0, |crc, slice| crc32c::crc32c_append(crc, slice));
+            Placed { extent, crc }
+        });
+        let placed = placed.collect();
+        Ok(Run {
+            file,
+            at,
+            bodies,
+            placed,
+        })
+    }
+
+    /// Writes them and makes them durable.
+    pub(super) fn write_run(&self, run: &Run) -> io::Result<()> {
+        let mut buffer = lock(&self.spare).pop().unwrap_or_default();
+        let file = self.file(run.file)?;
+        append(&*file, run.at, &run.bodies, &mut buffer).inspect_err(|error| self.leave(run.file, error))?;
+        if buffer.capacity() <= 2 * UNSYNCED_BYTES {
+            lock(&self.spare).push(buffer);
+        }
+        Ok(())
+    }
+
+    /// Whether the bodies that a record of the ring names are whole. What cannot be read is not.
+    pub(super) fn are_whole(&self, ops: &[ops::FoundOp]) -> bool {
+        let whole = |placed: &Placed| match self.read(placed.extent, 0..placed.extent.bytes as usize) {
+            Ok(Some(body)) => crc32c::crc32c(&body) == placed.crc,
+            Ok(None) => false,
+            Err(error) => {
+                tracing::debug!(%error, ?placed, "the bodies of the newest commit cannot be read");
+                false
+            }
+        };
+        ops.iter().filter_map(|found| found.placed.as_ref()).all(whole)
+    }
+
+    /// Takes over bodies that were found with a record of the ring; they are made durable, as they are believed from now on.
+    pub(super) fn found(&self, ops: &[ops::FoundOp], seq: u64) -> io::Result<()> {
+        for placed in ops.iter().filter_map(|found| found.placed.as_ref()) {
+            lock(&self.space).found(seq, placed.extent.file, placed.extent.end());
+            self.file(placed.extent.file)?.sync()?;
+        }
+        Ok(())
     }
 
     /// Says which files are missing that the database names.
@@ -175,13 +271,16 @@ impl<F: Shelf> Bodies<F> {
         Ok(Some(out))
     }
 
-    /// Writes bodies behind those that are there and makes them durable; gives their places, in order. With what they are and what
-    /// goes the files' counts are to be committed: the operations for that are added to `ops`.
+    /// Writes bodies behind those that are there and makes them durable; gives their places, in order. With what they are, what was
+    /// written by its commit and what goes, the files' counts are to be committed, with the records up to `seq`: the operations for
+    /// that are added to `ops`.
     pub(super) fn write(
         &self,
         ledger: &mut Ledger,
         bodies: &[Vec<Bytes>],
+        written: &[Extent],
         mut freed: Vec<Extent>,
+        seq: u64,
         ops: &mut Vec<Op>,
     ) -> Result<(Vec<Extent>, Entry), StoreError> {
         let mut counts = BTreeMap::new();
@@ -208,6 +307,12 @@ impl<F: Shelf> Bodies<F> {
             };
             counts.insert(number, new);
         }
+        for extent in written.iter().filter(|extent| extent.bytes > 0) {
+            let old = ledger.counts.get(&extent.file).copied().unwrap_or_default();
+            let of_file = counts.entry(extent.file).or_insert(old);
+            of_file.live += u64::from(extent.bytes);
+            of_file.len = of_file.len.max(extent.end().next_multiple_of(BLOCK));
+        }
         freed.retain(|extent| {
             let Some(mut of_file) = counts.get(&extent.file).or(ledger.counts.get(&extent.file)).copied() else {
                 tracing::error!(?extent, "a body lies in a data file that is not known");
@@ -227,12 +332,14 @@ impl<F: Shelf> Bodies<F> {
             }
             known
         });
-        let active = counts.keys().copied().max().max(ledger.active());
+        let oldest_needed = lock(&self.space).oldest_needed(seq);
         let unchanged = ledger.counts.iter().filter(|(number, _)| !counts.contains_key(number));
         let past = unchanged
             .chain(&counts)
-            .filter(|(number, of_file)| of_file.live == 0 && Some(**number) != active);
-        let gone: Vec<u32> = past.map(|(number, _)| *number).collect();
+            .filter(|(number, of_file)| of_file.live == 0 && **number < oldest_needed);
+        let mut gone: Vec<u32> = past.map(|(number, _)| *number).collect();
+        // All that was in them went before the database heard of it.
+        gone.extend((ledger.newest() + 1..oldest_needed).filter(|number| !counts.contains_key(number)));
         for number in &gone {
             counts.remove(number);
             ops.push(Op::delete(Map::Files, number.to_be_bytes()));
@@ -241,11 +348,19 @@ impl<F: Shelf> Bodies<F> {
             let value = [of_file.live.to_be_bytes(), of_file.len.to_be_bytes()].concat();
             ops.push(Op::put(Map::Files, number.to_be_bytes(), value));
         }
-        Ok((extents, Entry { counts, gone, freed }))
+        let entry = Entry {
+            counts,
+            gone,
+            freed,
+            seq,
+            oldest_needed,
+        };
+        Ok((extents, entry))
     }
 
     /// The commit that was made for this is durable: files that are past go, and the space of bodies that are.
     pub(super) fn enter(&self, ledger: &mut Ledger, entry: Entry) {
+        lock(&self.space).named(entry.seq);
         ledger.counts.extend(entry.counts);
         for number in entry.gone {
             ledger.counts.remove(&number);
@@ -263,7 +378,8 @@ impl<F: Shelf> Bodies<F> {
         if !std::mem::replace(&mut ledger.swept, true) {
             // What a crash left: files that no row names.
             let numbers = self.shelf.numbers().unwrap_or_default();
-            let orphans = numbers.into_iter().filter(|number| !ledger.counts.contains_key(number));
+            let nobodys = |number: &u32| *number < entry.oldest_needed && !ledger.counts.contains_key(number);
+            let orphans = numbers.into_iter().filter(nobodys);
             orphans.for_each(|number| self.remove(number));
         }
     }
@@ -271,45 +387,78 @@ impl<F: Shelf> Bodies<F> {
     /// Writes bodies to the newest file; gives which that is, and where they begin. A file that cannot be written any more is left
     /// as it is, and a new one takes its place.
     fn append(&self, ledger: &mut Ledger, bodies: &[Vec<Bytes>]) -> Result<(u32, u64), StoreError> {
-        let newest = ledger.active().unwrap_or(0);
-        let placed = self.place(ledger);
-        let number = placed.as_ref().map_or(newest, |(number, ..)| *number);
-        let mut written = |(number, file, begins): (u32, Arc<F::File>, u64)| {
-            append(&*file, begins, bodies, &mut ledger.buffer)?;
+        let bytes = bodies.iter().flatten().map(Bytes::len).sum::<usize>() as u64;
+        let mut append_once = || {
+            let (number, file, begins) = self.reserve(bytes, None)?;
+            let written = append(&*file, begins, bodies, &mut ledger.buffer);
+            written.inspect_err(|error| self.leave(number, error))?;
             Ok((number, begins))
         };
-        let result = match placed.and_then(&mut written) {
-            Err(error) if !is_full(&error) => {
-                tracing::error!(%error, number, "a data file cannot be written any more; a new one takes its place");
-                self.create(number.max(newest) + 1).and_then(written)
-            }
+        let result = match append_once() {
+            Err(error) if !is_full(&error) => append_once(),
             result => result,
         };
         // That is no damage of the store: nothing was named that is not there.
-        result.map_err(|error| StoreError::Io(error.to_string()))
+        result.map_err(|error: io::Error| StoreError::Io(error.to_string()))
     }
 
-    /// The file that the next bodies go to, and where they begin in it.
-    fn place(&self, ledger: &Ledger) -> io::Result<(u32, Arc<F::File>, u64)> {
-        let Some((number, counts)) = ledger.counts.last_key_value() else {
-            return self.create(1);
+    /// Takes a place behind what is there, for the commit of a record if it is one.
+    fn reserve(&self, bytes: u64, seq: Option<u64>) -> io::Result<(u32, Arc<F::File>, u64)> {
+        let mut space = lock(&self.space);
+        let newest = match space.number {
+            0 => None,
+            _ if space.at >= self.sizes.file_bytes => None,
+            number => match self.file(number) {
+                Ok(file) => Some(file),
+                // It was taken away: what the database says of it stays, and so does the gap.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => {
+                    tracing::error!(%error, number, "a data file cannot be opened any more; a new one takes its place");
+                    None
+                }
+            },
         };
-        if counts.len >= self.file_bytes {
-            return self.create(number + 1);
+        let file = match newest {
+            Some(file) => file,
+            None => self.begin(&mut space)?,
+        };
+        let end = space.next(bytes) + bytes;
+        if self.sizes.ready_bytes > 0 && end > space.ready {
+            let ready = end.next_multiple_of(self.sizes.ready_bytes);
+            file.extend(ready)?;
+            space.ready = ready;
         }
-        match self.file(*number) {
-            Ok(file) => Ok((*number, file, counts.len)),
-            // It was taken away: what the database says of it stays, and so does the gap.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(number + 1),
-            Err(error) => Err(error),
+        let at = space.take(bytes, seq);
+        Ok((space.number, file, at))
+    }
+
+    /// A file cannot be written any more: it is left as it is, and a new one takes its place, for the next opening, too.
+    fn leave(&self, number: u32, error: &io::Error) {
+        if is_full(error) {
+            return;
+        }
+        tracing::error!(%error, number, "a data file cannot be written any more; a new one takes its place");
+        let mut space = lock(&self.space);
+        if space.number == number
+            && let Err(error) = self.begin(&mut space)
+        {
+            tracing::error!(%error, "a new data file cannot be made");
         }
     }
 
-    fn create(&self, number: u32) -> io::Result<(u32, Arc<F::File>, u64)> {
+    /// Makes the next file.
+    fn begin(&self, space: &mut Space) -> io::Result<Arc<F::File>> {
+        let number = space.number + 1;
+        let file = self.create(number)?;
+        space.begin(number);
+        Ok(file)
+    }
+
+    fn create(&self, number: u32) -> io::Result<Arc<F::File>> {
         self.forget(number);
         let file = Arc::new(self.shelf.create(number)?);
         self.keep(number, Arc::clone(&file));
-        Ok((number, file, 0))
+        Ok(file)
     }
 
     fn file(&self, number: u32) -> io::Result<Arc<F::File>> {
@@ -344,9 +493,14 @@ impl<F: Shelf> Bodies<F> {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(u32, Arc<F::File>)>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(u32, Arc<F::File>)>> {
+        lock(&self.open)
     }
+}
+
+/// What a panic in the middle leaves is not believed: the store is opened anew.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_full(error: &io::Error) -> bool {

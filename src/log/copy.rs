@@ -148,7 +148,7 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) fn op(&mut self, op: Op) -> Result<(), StoreError> {
-        self.bytes += super::ops::encoded_bytes(std::slice::from_ref(&op));
+        self.bytes += super::ops::encoded_bytes(std::slice::from_ref(&op), false);
         self.ops.push(op);
         match self.bytes >= COMMIT_BYTES {
             true => self.commit(),

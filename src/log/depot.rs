@@ -14,18 +14,22 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Error as IoError, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::disk::Disk;
 use super::disk::{CopyOnWriteDisk, DirectDisk, FileDisk};
 use super::layout::{FORMAT, FORMAT_OLDEST, Fields, damaged};
+use super::media::Media;
+use super::profile::Sizes;
 use super::redb::RedbStore;
-use super::ring::{RING_BYTES, Ring};
+use super::ring::Ring;
 use super::ring_row::new_ring;
-use super::ringed::{RingedStore, Sizes};
+use super::ringed::RingedStore;
 use super::shelf::{self, Folder, ReadOnlyFolder};
 use super::store::{Map, Op, Store, StoreError, of_io};
+use super::tally::{Tallied, Tally, Written};
 use super::usage::{self, Usage};
 
 /// Name of the database.
@@ -62,6 +66,14 @@ pub trait Depot: Send + Sync {
     fn set_aside(&self) -> Result<String, StoreError>;
     /// What the store takes of the disk.
     fn usage(&self) -> Result<Usage, StoreError>;
+    /// What was written to the disk.
+    fn written(&self) -> Written {
+        Written::default()
+    }
+    /// What it lies on; `None` where it lies on no disk.
+    fn media(&self) -> Option<&Media> {
+        None
+    }
 }
 
 /// Why a data directory cannot be served.
@@ -120,6 +132,9 @@ pub struct Directory {
     cache_bytes: usize,
     store_id: [u8; 16],
     ring_seed: [u8; 16],
+    media: Media,
+    sizes: Sizes,
+    tally: Arc<Tally>,
     /// Locked as long as it is open.
     _lock: File,
 }
@@ -151,8 +166,16 @@ impl Directory {
             cache_bytes,
             store_id,
             ring_seed,
+            media: Media::of_directory(path),
+            sizes: Sizes::default(),
+            tally: Arc::default(),
             _lock: lock,
         })
+    }
+
+    /// How the files are written that are opened from now on.
+    pub(super) fn set_sizes(&mut self, sizes: Sizes) {
+        self.sizes = sizes;
     }
 
     fn database(&self) -> PathBuf {
@@ -187,7 +210,7 @@ impl Directory {
             ring.try_clone().map_err(|e| io(&e))?,
         ];
         let ring_id = self.ring_id();
-        Ring::create(FileDisk(ring), ring_id, RING_BYTES).map_err(|e| of_io(&e))?;
+        Ring::create(FileDisk(ring), ring_id, self.sizes.ring_bytes).map_err(|e| of_io(&e))?;
         let store = RedbStore::open(FileDisk(file), self.cache_bytes, false)?;
         let mut ops = new_ring(ring_id).to_vec();
         ops.extend([
@@ -278,7 +301,9 @@ impl Depot for Directory {
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(|error| io(&error))?;
         let ring = DirectDisk::open(&self.path.join(RING)).map_err(|error| ring_gone(&error))?;
-        let database = RedbStore::open(FileDisk(file), self.cache_bytes, verify)?;
+        let ring = Tallied::new(ring, Arc::clone(&self.tally));
+        let file = Tallied::new(FileDisk(file), Arc::clone(&self.tally));
+        let database = RedbStore::open(file, self.cache_bytes, verify)?;
         // Before the ring is looked at: a newer one may look different.
         let mut identity = identity(&database)?;
         if identity.format != FORMAT {
@@ -292,7 +317,8 @@ impl Depot for Directory {
             database.commit(&[format_op()])?;
             identity.format = FORMAT;
         }
-        let store = RingedStore::open(database, ring, Folder::new(self.path.join(DATA)), Sizes::default())?;
+        let shelf = Folder::new(self.path.join(DATA), Arc::clone(&self.tally));
+        let store = RingedStore::open(database, ring, shelf, self.sizes)?;
         Ok((Box::new(store), identity))
     }
 
@@ -304,6 +330,14 @@ impl Depot for Directory {
 
     fn usage(&self) -> Result<Usage, StoreError> {
         usage::of_directory(&self.path).map_err(|error| io(&error))
+    }
+
+    fn written(&self) -> Written {
+        self.tally.written()
+    }
+
+    fn media(&self) -> Option<&Media> {
+        Some(&self.media)
     }
 }
 
@@ -355,7 +389,7 @@ pub fn verify(files: &Files, cache_bytes: usize) -> Result<(), StoreError> {
 /// A store as its next opening would find it, and what could not be read of its ring: that costs what was in it.
 pub fn look(files: &Files, cache_bytes: usize) -> Result<(Looked, Vec<String>), StoreError> {
     let ring = |path: &Path| File::open(path).and_then(CopyOnWriteDisk::new);
-    let shelf = || ReadOnlyFolder(Folder::new(files.path(DATA)));
+    let shelf = || ReadOnlyFolder(Folder::new(files.path(DATA), Arc::default()));
     let open = || {
         let store = RedbStore::open(database(files)?, cache_bytes, false)?;
         identity(&store)?;

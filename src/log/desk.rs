@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::Quota;
+use crate::config::Storage;
 use crate::model::{Code, Now};
 
 use super::Refused;
@@ -12,16 +12,21 @@ use super::boots::Clock;
 use super::commit::Commit;
 use super::draft::{Ahead, Changes, Draft, Rules, Trouble};
 use super::layout::PartitionKey;
+use super::media::Media;
 use super::producers::Producers;
 use super::queue::{Item, Lane, Turn};
 use super::sealed::{Answer, News, Sealed};
 use super::shared::Shared;
 use super::store::{Map, Op, StoreError, keep_worst};
 use super::ticket::Wakes;
+use super::wear::{Budget, Wear, life_days};
 
 /// A commit of so many items, or bytes, is worth a second thread.
 pub(super) const LARGE_ITEMS: usize = 8;
 pub(super) const LARGE_BYTES: usize = 16 << 10;
+
+/// The part of the health that tells of wear.
+const WEAR: &str = "wear";
 
 /// What the writer works with.
 pub(super) struct Desk {
@@ -35,6 +40,9 @@ pub(super) struct Desk {
     pub(super) clock: Clock,
     /// Keeps the quota.
     pub(super) keep: super::quota::Keep,
+    /// Keeps the wear budget.
+    pub(super) wear: Wear,
+    write_cycles: u64,
     /// What the commit before brings; it may not be durable yet.
     pub(super) ahead: Ahead,
     /// Commits that were prepared.
@@ -46,7 +54,12 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(shared: Arc<Shared>, rules: Rules, quota: Quota) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, rules: Rules, storage: &Storage) -> Self {
+        let budget = Budget {
+            bytes_per_day: storage.wear_budget,
+            linger_us: storage.linger_us.unwrap_or(0),
+            linger_us_max: storage.linger_us_max,
+        };
         Self {
             shared,
             rules,
@@ -55,7 +68,9 @@ impl Desk {
             row_next: 0,
             due: Default::default(),
             clock: Clock::default(),
-            keep: super::quota::Keep::new(quota),
+            keep: super::quota::Keep::new(storage.quota),
+            wear: Wear::new(budget),
+            write_cycles: storage.write_cycles,
             ahead: Ahead::default(),
             prepared: 0,
             closed: None,
@@ -66,6 +81,30 @@ impl Desk {
     /// The store takes no commits, or it failed.
     pub(super) fn must_recover(&self) -> bool {
         self.closed.is_some() || self.shared.has_failed()
+    }
+
+    /// Looks at the pace of what is written: commits wait as long as the budget asks for.
+    pub(super) fn look_at_wear(&mut self, now: Now) {
+        let (keeper, metrics) = (&self.shared.keeper, &self.shared.metrics);
+        let device_bytes = keeper.media().and_then(Media::written_bytes);
+        let Some(look) = self.wear.look(keeper.written().bytes, device_bytes, now.mono_us) else {
+            return;
+        };
+        self.shared.set_linger(look.linger_us);
+        let pace = look.device_bytes_per_day.unwrap_or(look.store_bytes_per_day);
+        let disk_bytes = keeper.media().and_then(Media::bytes).unwrap_or(0);
+        let days = life_days(disk_bytes, self.write_cycles, pace);
+        metrics.wear.looked(look.store_bytes_per_day, days);
+        if look.over {
+            let gb = look.store_bytes_per_day / 1e9;
+            let why = format!(
+                "{gb:.1} GB a day are written, more than storage.wear_budget, with commits that wait for storage.linger_max. \
+                 Try: a longer storage.linger_max, or a larger budget"
+            );
+            metrics.health.degrade(WEAR, why);
+        } else {
+            metrics.health.restore(WEAR);
+        }
     }
 
     /// What is done while nothing is on its way to the disk: recovers, deletes and changes topics. Gives the other items, or nothing when the

@@ -66,7 +66,10 @@ impl Disk for FileDisk {
     }
 
     fn extend(&self, len: u64) -> Result<()> {
-        match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+        // From its end on: holes before it stay holes.
+        let from = self.len()?;
+        match fallocate(&self.0, FallocateFlags::empty(), from, len.saturating_sub(from)) {
+            _ if len <= from => Ok(()),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => self.set_len(len),
             allocated => Ok(allocated?),
         }

@@ -225,7 +225,7 @@ fn data_rows(survey: &mut Survey) -> BTreeMap<u32, (u64, u64)> {
 
 /// What the rows say of the files, and those that no row names.
 fn data_files(data: PathBuf, mut rows: BTreeMap<u32, (u64, u64)>) -> io::Result<Vec<DataFile>> {
-    let folder = shelf::Folder::new(data);
+    let folder = shelf::Folder::new(data, Default::default());
     for number in folder.numbers()? {
         rows.entry(number).or_default();
     }

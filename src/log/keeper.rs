@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::depot::{Depot, Identity};
 use super::draft::Rules;
 use super::load::{Loaded, load};
+use super::media::Media;
 use super::store::{Op, Sealer, Store, StoreError};
+use super::tally::Written;
 use super::usage::Usage;
 
 /// Holder of the store's handle.
@@ -81,6 +83,16 @@ impl Keeper {
     /// What the store takes of the disk.
     pub(super) fn usage(&self) -> Result<Usage, StoreError> {
         self.depot.usage()
+    }
+
+    /// What was written to the disk since the depot was opened.
+    pub(super) fn written(&self) -> Written {
+        self.depot.written()
+    }
+
+    /// What the store lies on.
+    pub(super) fn media(&self) -> Option<&Media> {
+        self.depot.media()
     }
 
     /// Whether the store takes commits, down to its last file: this one is made.

@@ -14,6 +14,7 @@ use super::floors::{Carrier, Floors};
 use super::keeper::{Keeper, Opened};
 use super::load::{Loaded, topic_key_op};
 use super::moving::Mover;
+use super::profile;
 use super::queue::Item;
 use super::sealer::LogSealer;
 use super::shared::Shared;
@@ -67,13 +68,25 @@ pub struct Opening {
 impl Log {
     /// Opens the log of a data directory, and gives what has to run on threads of its own. Damage is no error: the damaged
     /// store is set aside, and the log goes on in a new one.
-    pub fn open(options: OpenOptions) -> Result<Opening, OpenError> {
-        let directory = Directory::take(
+    pub fn open(mut options: OpenOptions) -> Result<Opening, OpenError> {
+        let mut directory = Directory::take(
             &options.data_dir,
             options.storage.cache_bytes,
             options.store_id,
             options.ring_seed,
         )?;
+        let media = directory.media().cloned().unwrap_or_default();
+        let chosen = profile::choose(options.storage.profile, &media);
+        tracing::info!(
+            profile = chosen.way.name(),
+            why = chosen.why,
+            "the disk is treated by this profile"
+        );
+        let device = media.names();
+        let wear = &options.metrics.wear;
+        wear.profiled(chosen.way.name(), chosen.cause, &device);
+        directory.set_sizes(chosen.way.sizes());
+        options.storage.linger_us = options.storage.linger_us.or(chosen.way.linger_us());
         Self::open_in(Box::new(directory), options)
     }
 
@@ -93,7 +106,7 @@ impl Log {
             State::default(),
             Floors::new(options.carriers),
         ));
-        let mut desk = Desk::new(Arc::clone(&shared), rules, options.storage.quota);
+        let mut desk = Desk::new(Arc::clone(&shared), rules, &options.storage);
         let mut wakes = Wakes::default();
         let opened = shared
             .keeper

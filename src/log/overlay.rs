@@ -5,6 +5,7 @@ use std::ops::{Bound, Range};
 
 use bytes::Bytes;
 
+use super::bodies::Extent;
 use super::store::{Change, LongRow, Map, Op};
 
 /// What was put.
@@ -14,6 +15,8 @@ pub(super) struct Value {
     pub(super) head: Vec<Bytes>,
     /// Its body.
     pub(super) body: Vec<Bytes>,
+    /// Where its body lies already, if it is not in memory.
+    pub(super) place: Option<Extent>,
 }
 
 impl Value {
@@ -28,6 +31,8 @@ pub(super) struct Overlay {
     maps: BTreeMap<Map, Layer>,
     /// Bytes of keys and values, roughly.
     bytes: usize,
+    /// Bytes of bodies that lie in data files already.
+    placed_bytes: u64,
 }
 
 /// Changes of one map.
@@ -56,21 +61,31 @@ impl Overlay {
         self.bytes
     }
 
-    /// Adds a newer change.
-    pub(super) fn apply(&mut self, op: &Op) {
+    pub(super) fn placed_bytes(&self) -> u64 {
+        self.placed_bytes
+    }
+
+    /// Adds a newer change; with the place of its body, if that is written already.
+    pub(super) fn apply(&mut self, op: &Op, place: Option<Extent>) {
         let layer = self.maps.entry(op.map).or_default();
         self.bytes += op.key.len();
         match &op.change {
             Change::Put(slices) => {
                 let head = slices.clone();
-                let value = Value { head, body: Vec::new() };
+                let value = Value {
+                    head,
+                    ..Value::default()
+                };
                 self.bytes += value.bytes();
                 layer.entries.insert(op.key.clone(), Some(value));
             }
             Change::PutLong { head, body } => {
-                let (head, body) = (vec![head.clone()], body.clone());
-                let value = Value { head, body };
+                // What can be read is not kept in memory.
+                let body = if place.is_some() { Vec::new() } else { body.clone() };
+                let head = vec![head.clone()];
+                let value = Value { head, body, place };
                 self.bytes += value.bytes();
+                self.placed_bytes += place.map_or(0, |extent| extent.bytes.into());
                 layer.entries.insert(op.key.clone(), Some(value));
             }
             Change::Delete => {
@@ -106,7 +121,7 @@ impl Overlay {
             .flat_map(|layer| &layer.entries);
         let long = rows.filter_map(|(key, value)| {
             let number = u64::from_be_bytes(key.as_slice().try_into().ok()?);
-            let Value { head, body } = value.clone()?;
+            let Value { head, body, .. } = value.clone()?;
             let (map, key) = (Map::Journal, key.clone());
             Some((number, LongRow { map, key, head, body }))
         });

@@ -20,6 +20,7 @@ pub struct RedbStore {
     /// `None` only while it is dropped.
     database: Option<Database>,
     dead: Arc<AtomicBool>,
+    quick_repair: bool,
 }
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -44,7 +45,19 @@ impl RedbStore {
             builder.create_with_backend(backend).map_err(Error::from)
         };
         let database = Some(guarded(&dead, open)?);
-        Ok(Self { database, dead })
+        let quick_repair = true;
+        Ok(Self {
+            database,
+            dead,
+            quick_repair,
+        })
+    }
+
+    /// Whether commits are such that it opens quickly after a crash: all of them, or it is of no use.
+    pub fn with_quick_repair(self, quick_repair: bool) -> Self {
+        let mut store = self;
+        store.quick_repair = quick_repair;
+        store
     }
 
     fn guarded<R>(&self, f: impl FnOnce(&Database) -> Result<R, Error>) -> Result<R, StoreError> {
@@ -103,7 +116,7 @@ impl Store for RedbStore {
         self.guarded(|database| {
             let mut transaction = database.begin_write()?;
             // Opening after a crash takes milliseconds then, whatever the size. It is on for every commit or of no use.
-            transaction.set_quick_repair(true);
+            transaction.set_quick_repair(self.quick_repair);
             for map in Map::ALL {
                 let mut of_map = ops.iter().filter(|op| op.map == map).peekable();
                 if of_map.peek().is_none() {

@@ -225,6 +225,9 @@ impl Desk {
     pub(super) fn look_at_what_is_due(&mut self, now: Now) {
         let past = std::mem::take(&mut *self.shared.past.lock().unwrap_or_else(PoisonError::into_inner));
         self.due.add(past);
+        if self.wear.is_due(now.mono_us) {
+            self.look_at_wear(now);
+        }
         if now.mono_us < self.due.look_us {
             if self.keep.asks() {
                 self.keep_the_quota(now);

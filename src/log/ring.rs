@@ -21,6 +21,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::disk::Disk;
+use super::profile::Sizes;
+use super::store::{StoreError, of_io};
 
 /// Bytes of a new ring. A first lap writes into unwritten blocks and is slower; after that every commit is one run.
 pub const RING_BYTES: u64 = 8 << 20;
@@ -116,13 +118,15 @@ pub struct Ring<D> {
     disk: Arc<D>,
     id: [u8; 16],
     len: u64,
-    len_max: u64,
+    sizes: Sizes,
     /// Where the next record goes, if it fits before the end.
     head: u64,
     /// Records that are not free space yet.
     live: VecDeque<Place>,
     /// Number and CRC of the newest record that has a place.
     newest: Applied,
+    /// Where whole records begin of which something else was torn. What takes their numbers must not be mistaken for them.
+    torn: Vec<u64>,
 }
 
 impl<D: Disk> Ring<D> {
@@ -134,16 +138,22 @@ impl<D: Disk> Ring<D> {
         disk.sync()
     }
 
-    /// Opens a ring whose records up to `applied` are durable elsewhere, and that may grow to `len_max`; gives the bodies of those
-    /// behind it, in order. What a cut may have torn is left out; a hole where a later record proves that something was durable is
-    /// damage.
-    pub fn open(disk: D, id: [u8; 16], applied: Applied, len_max: u64) -> io::Result<(Self, Vec<Vec<u8>>)> {
+    /// Opens a ring whose records up to `applied` are durable elsewhere, and that may grow as `sizes` say; shows the bodies of those
+    /// behind it, in order. What a cut may have torn is left out, as is what is not `sound` because what it needs beside the ring is torn;
+    /// a hole where a later record proves that something was durable is damage.
+    pub fn open(
+        disk: D,
+        id: [u8; 16],
+        applied: Applied,
+        sizes: Sizes,
+        mut sound: impl FnMut(Vec<u8>) -> Result<bool, StoreError>,
+    ) -> Result<Self, StoreError> {
         let mut first = [0; 24];
-        disk.read(0, &mut first)?;
+        disk.read(0, &mut first).map_err(io)?;
         if &first[..8] != MAGIC || first[8..] != id {
             return Err(damaged("it is not the ring of this database".into()));
         }
-        let (ring, bodies, found) = Self::take_up(disk, id, applied, len_max)?;
+        let (ring, found) = Self::take_up(disk, id, applied, sizes, &mut sound)?;
         let missing = ring.newest.seq + 1;
         if let Some(witness) = found.iter().find(|found| found.proves(missing)) {
             return Err(damaged(format!(
@@ -151,19 +161,24 @@ impl<D: Disk> Ring<D> {
                 witness.place.seq
             )));
         }
-        if !bodies.is_empty() {
+        if !ring.live.is_empty() {
             // The newest may have been written and not synced; whoever reads it takes it for durable.
-            ring.disk.sync()?;
+            ring.disk.sync().map_err(io)?;
         }
-        Ok((ring, bodies))
+        Ok(ring)
     }
 
     /// As `open`, of a ring that may be damaged and is only looked at: whatever is whole in it counts, and the holes between are told.
-    pub fn look(disk: D, id: [u8; 16], applied: Applied) -> io::Result<(Self, Vec<Vec<u8>>, Vec<String>)> {
-        let (mut ring, mut bodies, found) = Self::take_up(disk, id, applied, 0)?;
+    pub fn look(
+        disk: D,
+        id: [u8; 16],
+        applied: Applied,
+        mut sound: impl FnMut(Vec<u8>) -> Result<bool, StoreError>,
+    ) -> Result<(Self, Vec<String>), StoreError> {
+        let (mut ring, found) = Self::take_up(disk, id, applied, Sizes::default(), &mut sound)?;
         let mut holes = Vec::new();
         if !found.iter().any(|found| found.proves(ring.newest.seq + 1)) {
-            return Ok((ring, bodies, holes));
+            return Ok((ring, holes));
         }
         // From the newest backwards: of two records of one number the one counts whose successor names it.
         let mut behind: Vec<&Found> = Vec::new();
@@ -181,38 +196,70 @@ impl<D: Disk> Ring<D> {
             if first <= last {
                 holes.push(format!("records {first} to {last} of the ring are damaged"));
             }
-            bodies.extend(read(&*ring.disk, found.place.at, &ring.id)?);
+            if let Some(body) = read(&*ring.disk, found.place.at, &ring.id).map_err(io)? {
+                sound(body)?;
+            }
             ring.take(found.place);
         }
-        Ok((ring, bodies, holes))
+        Ok((ring, holes))
     }
 
-    /// Every whole record, and the bodies of those that follow one behind the other.
-    fn take_up(disk: D, id: [u8; 16], applied: Applied, len_max: u64) -> io::Result<(Self, Vec<Vec<u8>>, Vec<Found>)> {
-        let len = disk.len()? / BLOCK * BLOCK;
-        let found = scan(&disk, len, &id)?;
+    /// Every whole record; those that follow one behind the other are shown.
+    fn take_up(
+        disk: D,
+        id: [u8; 16],
+        applied: Applied,
+        sizes: Sizes,
+        sound: &mut dyn FnMut(Vec<u8>) -> Result<bool, StoreError>,
+    ) -> Result<(Self, Vec<Found>), StoreError> {
+        let len = disk.len().map_err(io)? / BLOCK * BLOCK;
+        let found = scan(&disk, len, &id).map_err(io)?;
         let old = found.iter().find(|found| found.is(applied));
         let mut ring = Self {
             id,
             len,
-            len_max,
+            sizes,
             head: old.map_or(BLOCK, |found| found.place.at + found.place.bytes),
             live: VecDeque::new(),
             newest: applied,
+            torn: Vec::new(),
             disk: Arc::new(disk),
         };
-        let mut bodies = Vec::new();
-        while let Some(next) = successor(&found, ring.newest) {
-            let body = read(&*ring.disk, next.place.at, &ring.id)?;
-            bodies.push(body.ok_or_else(|| damaged(format!("its record {} changed", next.place.seq)))?);
-            ring.take(next.place);
+        'next: loop {
+            for next in successors(&found, ring.newest) {
+                let body = read(&*ring.disk, next.place.at, &ring.id).map_err(io)?;
+                let body = body.ok_or_else(|| damaged(format!("its record {} changed", next.place.seq)))?;
+                if sound(body)? {
+                    ring.take(next.place);
+                    continue 'next;
+                }
+                ring.torn.push(next.place.at);
+            }
+            break;
         }
-        Ok((ring, bodies, found))
+        Ok((ring, found))
+    }
+
+    /// Whether there are records to be wiped before the next one is written.
+    pub fn has_torn(&self) -> bool {
+        !self.torn.is_empty()
+    }
+
+    /// Wipes the records that were not sound, durably.
+    pub fn wipe_torn(&mut self) -> io::Result<()> {
+        for at in &self.torn {
+            self.disk.write(*at, &[0; HEADER])?;
+        }
+        if self.has_torn() {
+            self.disk.sync()?;
+            self.torn.clear();
+        }
+        Ok(())
     }
 
     /// Largest body that is taken.
     pub fn body_bytes_max(&self) -> usize {
-        (self.len / 4) as usize - HEADER
+        (self.len / 4 - (self.sizes.align_bytes - BLOCK)) as usize - HEADER
     }
 
     /// Whether a record with such a body has room now.
@@ -224,7 +271,7 @@ impl<D: Disk> Ring<D> {
     /// or because the disk has no space for it: then what is there goes round.
     pub fn grow(&mut self) -> bool {
         let wrapped = self.live.front().is_some_and(|oldest| self.head <= oldest.at);
-        if wrapped || self.len * 2 > self.len_max {
+        if wrapped || self.len * 2 > self.sizes.ring_bytes_max {
             return false;
         }
         let grown = self.disk.extend(self.len * 2).is_ok();
@@ -273,22 +320,23 @@ impl<D: Disk> Ring<D> {
 
     /// Where a record of `bytes` can go without touching one that is live.
     fn place(&self, bytes: u64) -> Option<u64> {
+        let aligned = |at: u64| match bytes < self.sizes.align_bytes {
+            true => at,
+            false => at.next_multiple_of(self.sizes.align_bytes),
+        };
+        let (next, first) = (aligned(self.head), aligned(BLOCK));
         let Some(Place { at: tail, .. }) = self.live.front() else {
-            let at = if self.head + bytes <= self.len {
-                self.head
-            } else {
-                BLOCK
-            };
+            let at = if next + bytes <= self.len { next } else { first };
             return (at + bytes <= self.len).then_some(at);
         };
         if self.head > *tail {
-            if self.head + bytes <= self.len {
-                Some(self.head)
+            if next + bytes <= self.len {
+                Some(next)
             } else {
-                (BLOCK + bytes <= *tail).then_some(BLOCK)
+                (first + bytes <= *tail).then_some(first)
             }
         } else {
-            (self.head + bytes <= *tail).then_some(self.head)
+            (next + bytes <= *tail).then_some(next)
         }
     }
 }
@@ -319,8 +367,12 @@ fn crc(id: &[u8; 16], record: &[u8], body: usize) -> u32 {
     crc32c::crc32c_append(crc, &record[24..HEADER + body])
 }
 
-fn damaged(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the ring is damaged: {why}"))
+fn damaged(why: String) -> StoreError {
+    StoreError::Damaged(format!("the ring is damaged: {why}"))
+}
+
+fn io(error: io::Error) -> StoreError {
+    of_io(&error)
 }
 
 /// A whole record that was found.
@@ -346,13 +398,12 @@ impl Found {
     }
 }
 
-/// The record behind that one, among records in the order of their numbers.
-fn successor(found: &[Found], before: Applied) -> Option<&Found> {
+/// What may be the record behind that one, among records in the order of their numbers.
+fn successors(found: &[Found], before: Applied) -> impl Iterator<Item = &Found> {
     let first = found.partition_point(|found| found.place.seq <= before.seq);
-    let mut same = found[first..]
-        .iter()
-        .take_while(|found| found.place.seq == before.seq + 1);
-    same.find(|found| found.follows(before))
+    let same = found[first..].iter();
+    let same = same.take_while(move |found| found.place.seq == before.seq + 1);
+    same.filter(move |found| found.follows(before))
 }
 
 /// Every whole record, in the order of their numbers.

@@ -6,9 +6,13 @@
 //! the two always agree: what has a higher number is in the ring, what has not is in the database. Opening after a crash takes the
 //! records that the database lacks into memory, so that a full disk can be read; they are flushed before the next commit.
 //!
-//! A flush brings bodies to the data files (`bodies`) and only their places to the database.
+//! A flush brings bodies to the data files (`bodies`) and only their places to the database. A commit with many bytes of bodies
+//! (`Sizes::once_bytes`) writes them there itself, and its record holds their places and CRCs: it is believed when both are whole.
 //!
-//! A commit above `DIRECT_BYTES` goes past the ring, with all that waits: writing it twice would cost more than it saves.
+//! What is above `DIRECT_BYTES` without its bodies goes past the ring, with all that waits: writing it twice would cost more than it
+//! saves.
+
+mod open;
 
 use std::collections::HashSet;
 use std::fmt::{self, Debug};
@@ -18,13 +22,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::bodies::{Bodies, Extent, FILE_BYTES, Ledger};
+use super::bodies::{Bodies, Extent, Ledger, Run};
 use super::disk::Disk;
 use super::layout::{Fields, journal_key};
 use super::ops;
 use super::overlay::{Layer, Overlay, Says, Value, part};
-use super::ring::{self, Applied, RING_BYTES, RING_BYTES_MAX, Record, Ring};
-use super::ring_row::{applied_op, ring_of};
+use super::profile::Sizes;
+use super::ring::{self, Applied, Record, Ring};
+use super::ring_row::applied_op;
 use super::seal::SealedRow;
 use super::shelf::Shelf;
 use super::store::{Begun, Change, Each, LongRow, Map, Op, Sealer, Sealing, Store, StoreError, of_io};
@@ -33,8 +38,9 @@ use super::store::{Begun, Change, Each, LongRow, Map, Op, Sealer, Sealing, Store
 const DIRECT_BYTES: usize = 512 << 10;
 /// The journal in the database is laid together when so much of it is there.
 const JOURNAL_BYTES: u64 = 8 << 20;
-/// A flush is due when so much waits in memory.
-const WAITING_BYTES: usize = 2 << 20;
+/// A flush is due when the database does not name yet so many bytes of bodies that commits wrote themselves: an opening has to read
+/// them all.
+const UNNAMED_BYTES: u64 = 16 << 20;
 /// A larger buffer for records is not kept.
 const RECORD_BYTES_KEPT: usize = 256 << 10;
 
@@ -45,6 +51,7 @@ pub struct RingedStore<S: Store + Debug, D: Disk, F: Shelf> {
     waiting: Mutex<Waiting>,
     log: Mutex<Log<D>>,
     ring_disk: Arc<D>,
+    sizes: Sizes,
     /// Memory of records that are written.
     spare: Mutex<Vec<Record>>,
     /// Held during a flush. Lock order: `log`, `flushing`, what a `Sealer` holds, `waiting`.
@@ -78,99 +85,7 @@ struct Waiting {
     ring_bytes: u64,
 }
 
-/// How large its files may become.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
-    /// The ring grows up to this.
-    pub ring_bytes_max: u64,
-    /// A data file gets no more bodies behind this.
-    pub file_bytes: u64,
-}
-
-impl Default for Sizes {
-    fn default() -> Self {
-        Self {
-            ring_bytes_max: RING_BYTES_MAX,
-            file_bytes: FILE_BYTES,
-        }
-    }
-}
-
 impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
-    /// Opens a ring over its database and their data files; writes to none of them.
-    pub fn open(database: S, ring: D, shelf: F, sizes: Sizes) -> Result<Self, StoreError> {
-        let (id, applied) = ring_of(&database)?;
-        let (ring, found) = Ring::open(ring, id, applied, sizes.ring_bytes_max).map_err(|error| of_io(&error))?;
-        let mut newest = Overlay::default();
-        for body in found {
-            ops::decode(body)?.iter().for_each(|op| newest.apply(op));
-        }
-        let ledger = Ledger::load(&database)?;
-        Ok(Self::over(database, ring, newest, applied, ledger, shelf, sizes))
-    }
-
-    /// Opens them only to look, whatever their state; what is damaged of the ring is told and costs what was in it.
-    pub fn look(database: S, ring: D, shelf: F) -> Result<(Self, Vec<String>), StoreError> {
-        let (id, applied) = ring_of(&database)?;
-        let (ring, found, mut unread) = Ring::look(ring, id, applied).map_err(|error| of_io(&error))?;
-        let mut newest = Overlay::default();
-        for body in found {
-            match ops::decode(body) {
-                Ok(ops) => ops.iter().for_each(|op| newest.apply(op)),
-                Err(error) => unread.push(error.to_string()),
-            }
-        }
-        // Nothing is written: what is counted in the files counts for nothing.
-        let mut store = Self::over(
-            database,
-            ring,
-            newest,
-            applied,
-            Ledger::default(),
-            shelf,
-            Sizes::default(),
-        );
-        store.only_looks = true;
-        Ok((store, unread))
-    }
-
-    fn over(
-        database: S,
-        ring: Ring<D>,
-        newest: Overlay,
-        applied: Applied,
-        ledger: Ledger,
-        shelf: F,
-        sizes: Sizes,
-    ) -> Self {
-        let found = !newest.is_empty();
-        let waiting = Waiting {
-            newest,
-            seq: ring.newest(),
-            applied,
-            ..Waiting::default()
-        };
-        let bodies = Bodies::new(shelf, sizes.file_bytes);
-        match bodies.missing(&ledger) {
-            Ok(missing) => missing.into_iter().for_each(|number| {
-                tracing::error!(number, "a data file is missing: what was in it cannot be read");
-            }),
-            Err(error) => tracing::error!(%error, "the data files cannot be listed"),
-        }
-        Self {
-            database,
-            bodies,
-            only_looks: false,
-            waiting: Mutex::new(waiting),
-            ring_disk: ring.disk(),
-            spare: Mutex::default(),
-            log: Mutex::new(Log { ring, found }),
-            flushing: Mutex::new(ledger),
-            sealer: Mutex::default(),
-            dead: AtomicBool::new(false),
-        }
-    }
-
     /// Bytes of bodies by data file, as the last flush left it.
     #[cfg(test)]
     pub(super) fn live(&self) -> std::collections::BTreeMap<u32, u64> {
@@ -277,7 +192,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         let sealing = self.watched(self.seal(&rows, true))?;
         let mut gone = Overlay::default();
         for number in sealing.iter().flat_map(|sealing| &sealing.consumed) {
-            gone.apply(&Op::delete(Map::Journal, journal_key(*number)));
+            gone.apply(&Op::delete(Map::Journal, journal_key(*number)), None);
         }
         let applied = self.waiting().applied;
         self.watched(self.bring(&mut ledger, &gone, applied, sealing.as_ref()))?;
@@ -292,7 +207,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         self.flush()?;
         let mut ledger = lock(&self.flushing);
         let mut overlay = Overlay::default();
-        ops.iter().for_each(|op| overlay.apply(op));
+        ops.iter().for_each(|op| overlay.apply(op, None));
         let seq = self.waiting().seq;
         self.watched(self.bring(&mut ledger, &overlay, seq, None))?;
         log.ring.free(seq.seq);
@@ -316,6 +231,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             .flat_map(|sealing| sealing.consumed.iter().map(|number| journal_key(*number).to_vec()))
             .collect();
         let (mut ops, mut long, mut bodies, mut freed) = (vec![applied_op(seq)], Vec::new(), Vec::new(), Vec::new());
+        let mut written = Vec::new();
         for (map, layer) in overlay.layers() {
             for (from, until) in &layer.gone {
                 if map.has_bodies() {
@@ -338,8 +254,11 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
                         if map == Map::Segments {
                             self.frees(map, key, &mut freed)?;
                         }
-                        bodies.push(value.body.clone());
-                        long.push((map, key, &value.head));
+                        match value.place {
+                            Some(extent) => written.push(extent),
+                            None => bodies.push(value.body.clone()),
+                        }
+                        long.push((map, key, &value.head, value.place));
                     }
                     None => {
                         if map.has_bodies() {
@@ -352,16 +271,19 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         }
         for row in &sealed {
             bodies.push(row.body.clone());
-            long.push((row.map, &row.key, &row.head));
+            long.push((row.map, &row.key, &row.head, None));
         }
-        let journal = long.iter().zip(&bodies).filter(|((map, ..), _)| *map == Map::Journal);
+        let to_write = long.iter().filter(|(.., place)| place.is_none()).zip(&bodies);
+        let journal = to_write.filter(|((map, ..), _)| *map == Map::Journal);
         let journal_bytes: usize = journal.flat_map(|(_, body)| body).map(Bytes::len).sum();
         // A key that went may lie in a range that went, too.
         freed.sort_unstable();
         freed.dedup();
         freed.retain(|extent: &Extent| extent.bytes > 0);
-        let (extents, entry) = self.bodies.write(ledger, &bodies, freed, &mut ops)?;
-        for ((map, key, head), extent) in long.into_iter().zip(extents) {
+        let (extents, entry) = self.bodies.write(ledger, &bodies, &written, freed, seq.seq, &mut ops)?;
+        let mut extents = extents.into_iter();
+        for (map, key, head, place) in long {
+            let extent = place.or_else(|| extents.next()).unwrap_or_default();
             let row = std::iter::once(extent.encode()).chain(head.iter().cloned()).collect();
             let (key, change) = (key.clone(), Change::Put(row));
             ops.push(Op { map, key, change });
@@ -395,16 +317,37 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         Ok(())
     }
 
+    /// A place in a data file for the bodies of the commit with the record of that number. Without one, as on a full disk, they go the
+    /// way of others.
+    fn run(&self, ops: &[Op], seq: u64) -> Option<Run> {
+        let run = self.bodies.run(ops, seq);
+        run.inspect_err(|error| tracing::debug!(%error, "no place in a data file"))
+            .ok()
+    }
+
+    /// Brings the bodies to their data file that do not go with the record.
+    pub(super) fn write_bodies(&self, begun: &Begun) -> Result<(), StoreError> {
+        let written = begun.bodies.as_ref().map_or(Ok(()), |run| self.bodies.write_run(run));
+        self.watched(written.map_err(|error| of_io(&error)))
+    }
+
     /// The store's log, with nothing in the ring that the database does not have and this process has not written.
     fn ready(&self) -> Result<MutexGuard<'_, Log<D>>, StoreError> {
         self.alive()?;
         let mut log = lock(&self.log);
         if log.found {
             self.flush()?;
+            self.watched(log.ring.wipe_torn().map_err(|error| of_io(&error)))?;
             log.found = false;
         }
         Ok(log)
     }
+}
+
+/// Where a body is while its commit waits.
+enum Found {
+    Part(Vec<u8>),
+    At(Extent),
 }
 
 fn is_direct<D: Disk>(log: &Log<D>, body_bytes: usize) -> bool {
@@ -431,22 +374,28 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
 
     fn begin(&self, ops: &[Op]) -> Result<Option<Begun>, StoreError> {
         let mut log = self.ready()?;
-        let body_bytes = ops::encoded_bytes(ops);
+        let run = match ops::placeable_bytes(ops) >= self.sizes.once_bytes {
+            true => self.run(ops, log.ring.newest().seq + 1),
+            false => None,
+        };
+        let body_bytes = ops::encoded_bytes(ops, run.is_some());
         if is_direct(&log, body_bytes) {
             return Ok(None);
         }
         self.make_room(&mut log, body_bytes)?;
         let mut record = lock(&self.spare).pop().unwrap_or_default();
         record.renew(body_bytes);
-        ops::encode(ops, record.body());
+        ops::encode(ops, run.as_ref().map(|run| &run.placed[..]), record.body());
         let durable = self.waiting().seq.seq;
         let assigned = log.ring.assign(&mut record, durable).map_err(|error| of_io(&error));
         let place = self.watched(assigned)?;
-        Ok(Some(Begun { record, place }))
+        let bodies = run;
+        Ok(Some(Begun { record, place, bodies }))
     }
 
     fn write(&self, begun: &Begun) -> Result<(), StoreError> {
         self.alive()?;
+        self.write_bodies(begun)?;
         let written = ring::write(&*self.ring_disk, begun.place, &begun.record);
         self.watched(written.map_err(|error| of_io(&error)))
     }
@@ -455,7 +404,11 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
         self.alive()?;
         {
             let mut waiting = self.waiting();
-            ops.iter().for_each(|op| waiting.newest.apply(op));
+            let mut places = begun.bodies.iter().flat_map(|run| &run.placed);
+            for op in ops {
+                let place = ops::placeable(op).and_then(|_| places.next());
+                waiting.newest.apply(op, place.map(|placed| placed.extent));
+            }
             waiting.seq = begun.place.applied();
             waiting.ring_bytes += begun.place.bytes;
         }
@@ -479,15 +432,24 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
 
     fn body(&self, map: Map, key: &[u8], range: Range<usize>) -> Result<Option<Vec<u8>>, StoreError> {
         self.alive()?;
-        if let Some(told) = self.overlaid(map, key, |value| part(&value.body, range.clone())) {
-            return Ok(told);
-        }
-        let Some(row) = self.database.point(map, key)? else {
-            return Ok(None);
-        };
-        let (Some(extent), _) = Extent::decode(&row)? else {
-            tracing::error!("the place of a body is damaged");
-            return Ok(None);
+        let told = self.overlaid(map, key, |value| match value.place {
+            Some(extent) => Some(Found::At(extent)),
+            None => part(&value.body, range.clone()).map(Found::Part),
+        });
+        let extent = match told {
+            Some(None) => return Ok(None),
+            Some(Some(Found::Part(part))) => return Ok(Some(part)),
+            Some(Some(Found::At(extent))) => extent,
+            None => {
+                let Some(row) = self.database.point(map, key)? else {
+                    return Ok(None);
+                };
+                let (Some(extent), _) = Extent::decode(&row)? else {
+                    tracing::error!("the place of a body is damaged");
+                    return Ok(None);
+                };
+                extent
+            }
         };
         Ok(self.bodies.read(extent, range).unwrap_or_else(|error| {
             tracing::error!(%error, ?extent, "a data file cannot be read there");
@@ -543,7 +505,9 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
 
     fn checkpoint_due(&self) -> bool {
         let waiting = self.waiting();
-        waiting.newest.bytes() > WAITING_BYTES || waiting.ring_bytes > RING_BYTES / 2
+        waiting.newest.bytes() > self.sizes.waiting_bytes
+            || waiting.newest.placed_bytes() > UNNAMED_BYTES
+            || waiting.ring_bytes > self.sizes.waiting_ring_bytes
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {

@@ -46,8 +46,8 @@ pub(super) struct Shared {
     pub(super) tail_bytes_max: usize,
     /// How long the newest commit was at the disk, microseconds.
     disk_us: AtomicU64,
-    /// A fixed wait before every commit.
-    pub(super) linger: Option<Duration>,
+    /// The wait before every commit, microseconds.
+    linger_us: AtomicU64,
     state: RwLock<State>,
     floors: Mutex<Floors>,
     clock: OnceLock<Clock>,
@@ -84,7 +84,7 @@ impl Shared {
             commit_bytes_max: storage.commit_bytes_max,
             tail_bytes_max: storage.tail_bytes,
             disk_us: AtomicU64::new(0),
-            linger: storage.linger_us.map(Duration::from_micros),
+            linger_us: AtomicU64::new(storage.linger_us.unwrap_or(0)),
             state: RwLock::new(state),
             floors: Mutex::new(floors),
             clock: OnceLock::new(),
@@ -127,6 +127,16 @@ impl Shared {
     /// Monotonic microseconds, for measurements; 0 before the writer runs.
     pub(super) fn clock_us(&self) -> u64 {
         self.now().mono_us
+    }
+
+    /// The wait before every commit, if there is one.
+    pub(super) fn linger(&self) -> Option<Duration> {
+        let us = self.linger_us.load(Ordering::Relaxed);
+        (us > 0).then(|| Duration::from_micros(us))
+    }
+
+    pub(super) fn set_linger(&self, us: u64) {
+        self.linger_us.store(us, Ordering::Relaxed);
     }
 
     /// Lends the store for something beside commits. What it meets is told to the writer while the store is still lent: once it was

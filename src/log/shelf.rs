@@ -4,8 +4,10 @@ use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::disk::{DirectDisk, Disk};
+use super::tally::{Tallied, Tally};
 
 /// Numbered files.
 pub trait Shelf: Debug + Send + Sync + 'static {
@@ -25,12 +27,17 @@ pub trait Shelf: Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    tally: Arc<Tally>,
 }
 
 impl Folder {
-    /// At this path.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path }
+    /// At this path; what is written is counted there.
+    pub fn new(path: PathBuf, tally: Arc<Tally>) -> Self {
+        Self { path, tally }
+    }
+
+    fn disk(&self, path: &Path) -> Result<Tallied<DirectDisk>> {
+        Ok(Tallied::new(DirectDisk::open(path)?, Arc::clone(&self.tally)))
     }
 
     /// The path of one of its files.
@@ -40,13 +47,13 @@ impl Folder {
 }
 
 impl Shelf for Folder {
-    type File = DirectDisk;
+    type File = Tallied<DirectDisk>;
 
     fn numbers(&self) -> Result<Vec<u32>> {
         numbers(&self.path)
     }
 
-    fn create(&self, number: u32) -> Result<DirectDisk> {
+    fn create(&self, number: u32) -> Result<Tallied<DirectDisk>> {
         match fs::create_dir(&self.path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -58,11 +65,11 @@ impl Shelf for Folder {
         let path = self.file(number);
         File::create(&path)?;
         sync(&self.path)?;
-        DirectDisk::open(&path)
+        self.disk(&path)
     }
 
-    fn open(&self, number: u32) -> Result<DirectDisk> {
-        DirectDisk::open(&self.file(number))
+    fn open(&self, number: u32) -> Result<Tallied<DirectDisk>> {
+        self.disk(&self.file(number))
     }
 
     fn remove(&self, number: u32) -> Result<()> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Table;
+use super::bodies::Run;
 use super::ring::{Place, Record};
 
 /// The maps of a store. Their keys and values are laid out in `src/manual/format.md`.
@@ -209,11 +210,12 @@ pub fn of_io(error: &std::io::Error) -> StoreError {
     }
 }
 
-/// A commit that has begun: its record of the ring, and the place that it goes to.
+/// A commit that has begun: its record of the ring, and the place that it goes to; and its bodies, if these go elsewhere.
 #[derive(Debug, Default)]
 pub struct Begun {
     pub(super) record: Record,
     pub(super) place: Place,
+    pub(super) bodies: Option<Run>,
 }
 
 /// A row with a body.

@@ -54,8 +54,8 @@ impl<'a> StreamWriter<'a> {
 
     /// Adds the operations of one commit.
     pub(super) fn put(&mut self, operations: &[Op]) -> Result<(), StoreError> {
-        self.frame(OPERATIONS, ops::encoded_bytes(operations), |out| {
-            ops::encode(operations, out)
+        self.frame(OPERATIONS, ops::encoded_bytes(operations, false), |out| {
+            ops::encode(operations, None, out)
         })
     }
 
@@ -196,7 +196,11 @@ pub fn restore(input: &mut dyn Read, to: &Path, fresh: &Fresh) -> Result<CopyRep
     let report = each(&mut reader, &mut |frame| match frame.kind {
         OPERATIONS => {
             let ops = ops::decode(frame.body().to_vec()).map_err(|error| CopyError::Torn(error.to_string()))?;
-            put(&ops)
+            // Bodies that are elsewhere are so in a ring only.
+            if ops.iter().any(|found| found.placed.is_some()) {
+                return Err(CopyError::Torn("it names what is not in it".into()));
+            }
+            put(&ops.into_iter().map(|found| found.op).collect::<Vec<_>>())
         }
         END => Ok(()),
         kind => Err(CopyError::Torn(format!("it has a part of kind {kind}"))),

@@ -22,11 +22,13 @@ mod golden;
 mod hold;
 mod inspect;
 mod machine;
+mod once;
 mod quota;
 mod repair;
 mod retention;
 mod ring;
 mod sealing;
+mod wear;
 mod writer;
 
 #[derive(Default)]
@@ -143,10 +145,10 @@ fn records(log: &Log, topic: &str, partition: Partition, from: u64) -> Vec<(u64,
 }
 
 /// A directory that goes with the value.
-struct Folder(std::path::PathBuf);
+pub(super) struct Folder(std::path::PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!(
             "headwater-log-{}-{}",
@@ -158,7 +160,7 @@ impl Folder {
         Self(path)
     }
 
-    fn path(&self) -> &std::path::Path {
+    pub(super) fn path(&self) -> &std::path::Path {
         &self.0
     }
 

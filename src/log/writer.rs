@@ -44,9 +44,9 @@ impl Writer {
         let mut kept = None;
         loop {
             let desk = kept.take().unwrap_or_else(|| self.desk());
-            // Without a fixed linger it never waits: what comes while the disk is busy joins the next commit.
+            // Without a linger it never waits: what comes while the disk is busy joins the next commit.
             let tick = if desk.due.has_garbage() { TICK_OF_REMOVALS } else { TICK };
-            queue.wait(tick, self.shared.linger);
+            queue.wait(tick, self.shared.linger());
             let gathered = queue.gather(self.shared.commit_bytes_max());
             if gathered.finished {
                 return;

@@ -11,6 +11,7 @@ mod log;
 mod mqtt;
 mod net;
 mod upstream;
+mod wear;
 
 pub use clock::ClockMetrics;
 pub use compact::CompactMetrics;
@@ -20,6 +21,7 @@ pub use log::LogMetrics;
 pub use mqtt::{ByName as MqttByName, MqttMetrics};
 pub use net::{NetMetrics, ProtocolLabel};
 pub use upstream::{UpstreamLabel, UpstreamMetrics};
+pub use wear::{ProfileLabel, WearMetrics};
 
 /// All metrics of the process.
 #[derive(Debug, Default)]
@@ -40,6 +42,8 @@ pub struct Metrics {
     pub upstream: UpstreamMetrics,
     /// The machine's clock.
     pub clock: ClockMetrics,
+    /// What is written to the disk.
+    pub wear: WearMetrics,
 }
 
 impl Metrics {
@@ -52,5 +56,6 @@ impl Metrics {
         self.net.register(registry);
         self.upstream.register(registry);
         self.clock.register(registry);
+        self.wear.register(registry);
     }
 }

@@ -12,12 +12,11 @@ use bytes::Bytes;
 use clap::Args;
 use smol::LocalExecutor;
 
-use crate::config::Config;
 use crate::log::{Append, Log, OpenOptions as LogOptions, Opening, Refused, Submission};
 use crate::metrics::Metrics;
 use crate::model::{Now, Record, Topic};
 
-use super::super::Failure;
+use super::super::{ConfigArgs, Failure, configuration};
 use super::ring::{RING_BYTES, Ring, Scratch, turns};
 use super::table::{Table, percentiles};
 
@@ -39,6 +38,8 @@ pub(in crate::cli) struct BenchLog {
     /// Partitions of the topic
     #[arg(long, default_value_t = 4)]
     partitions: u32,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -60,6 +61,8 @@ struct Figures {
     raw_mb_per_second: f64,
     raw_p50_us: u64,
     ratio: f64,
+    /// Device bytes for a byte of a value, as the store counts what it writes.
+    written_for_one: f64,
 }
 
 impl BenchLog {
@@ -95,6 +98,7 @@ impl BenchLog {
         let raw_mb = raw_bytes as f64 / raw_time.as_secs_f64() / 1e6;
         let (ack_p50_us, ack_p99_us) = percentiles(&mut log.latencies);
         let (raw_p50_us, _) = percentiles(&mut raw_latencies);
+        let written = log.written_bytes();
         log.close()?;
         Ok(Figures {
             producers,
@@ -110,12 +114,13 @@ impl BenchLog {
             raw_mb_per_second: raw_mb,
             raw_p50_us,
             ratio: log_mb / raw_mb,
+            written_for_one: written as f64 / (records * self.bytes as f64).max(1.0),
         })
     }
 }
 
 impl Figures {
-    const HEADINGS: [&str; 9] = [
+    const HEADINGS: [&str; 10] = [
         "producers",
         "records/s",
         "commits/s",
@@ -125,9 +130,10 @@ impl Figures {
         "raw syncs/s",
         "raw p50 us",
         "ratio to raw",
+        "written for one",
     ];
 
-    fn cells(&self) -> [String; 9] {
+    fn cells(&self) -> [String; 10] {
         [
             self.producers.to_string(),
             format!("{:.0}", self.records_per_second),
@@ -138,6 +144,7 @@ impl Figures {
             format!("{:.0}", self.raw_syncs_per_second),
             self.raw_p50_us.to_string(),
             format!("{:.2}", self.ratio),
+            format!("{:.2}", self.written_for_one),
         ]
     }
 }
@@ -153,11 +160,13 @@ struct LogBench {
     latencies: Vec<u64>,
     commits: u64,
     time: Duration,
+    /// What the store had written when the measurement began.
+    written_before: u64,
 }
 
 impl LogBench {
     fn open(bench: &BenchLog, dir: &Path, producers: usize) -> Result<Self, Box<dyn std::error::Error>> {
-        let config = Config::default();
+        let config = configuration::load(&bench.config).map_err(|failure| failure.text)?;
         let metrics = Arc::new(Metrics::default());
         let start = Instant::now();
         let clock = move || Now {
@@ -208,6 +217,7 @@ impl LogBench {
             latencies: Vec::new(),
             commits: 0,
             time: Duration::ZERO,
+            written_before: 0,
         })
     }
 
@@ -264,6 +274,13 @@ impl LogBench {
         self.latencies.clear();
         self.commits = 0;
         self.time = Duration::ZERO;
+        self.written_before += self.written_bytes();
+    }
+
+    /// What the store wrote since then.
+    fn written_bytes(&self) -> u64 {
+        self.log.measure();
+        self.metrics.wear.store_bytes.get() - self.written_before
     }
 
     fn group_bytes(&self, bytes: usize) -> usize {

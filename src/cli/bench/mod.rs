@@ -1,21 +1,39 @@
 //! `headwater bench`: this machine's own limits, always beside a yardstick of the same run. `scripts/bench` calls it. The log is
 //! measured inside this process, the protocols at a broker that runs already, whose CPU time is read from its process id.
 
-use clap::Subcommand;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
 
 use super::Failure;
 
 mod compact;
 mod cpu;
+mod disk;
 mod kafka;
 mod log;
 mod mqtt;
 mod ring;
 mod table;
+mod wear;
 
-/// Measures this machine
+/// `headwater bench`
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub(super) struct Bench {
+    /// Measures the disk of a directory: what a durable write costs, which profile fits, how many acks to expect
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = ".")]
+    disk: Option<PathBuf>,
+    /// One JSON object a line, the last one with what it means
+    #[arg(long, requires = "disk")]
+    json: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What else is measured.
 #[derive(Subcommand)]
-pub(super) enum Bench {
+enum Part {
     /// Durable appends through the log, against raw writes and syncs of the same size
     Log(log::BenchLog),
     /// Single produce requests over the Kafka protocol, one outstanding, against raw writes and syncs
@@ -24,15 +42,22 @@ pub(super) enum Bench {
     Mqtt(mqtt::BenchMqtt),
     /// Batches of readings over one connection of the compact protocol
     Compact(compact::BenchCompact),
+    /// What the disk gets for a commit: redb, the store by both profiles, raw
+    Wear(wear::BenchWear),
 }
 
 impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
-        match self {
-            Self::Log(bench) => bench.run(),
-            Self::Kafka(bench) => bench.run(),
-            Self::Mqtt(bench) => bench.run(),
-            Self::Compact(bench) => bench.run(),
+        match (self.disk, self.part) {
+            (Some(directory), _) => disk::run(&directory, self.json),
+            (None, Some(Part::Log(bench))) => bench.run(),
+            (None, Some(Part::Kafka(bench))) => bench.run(),
+            (None, Some(Part::Mqtt(bench))) => bench.run(),
+            (None, Some(Part::Compact(bench))) => bench.run(),
+            (None, Some(Part::Wear(bench))) => bench.run(),
+            (None, None) => Err(Failure::usage(
+                "bench needs something to measure. Try: headwater bench --disk",
+            )),
         }
     }
 }

@@ -37,6 +37,15 @@ impl Table {
         self.out.flush()
     }
 
+    /// Prints what the rows mean.
+    pub(super) fn end(&mut self, lines: &[String], meaning: &impl Serialize) -> Result<(), Failure> {
+        if self.json {
+            return self.row::<&str>(&[], meaning);
+        }
+        lines.iter().try_for_each(|line| self.out.line(line))?;
+        self.out.flush()
+    }
+
     fn cells<T: AsRef<str>>(&mut self, cells: &[T]) -> Result<(), Failure> {
         let mut line = String::new();
         for (cell, width) in cells.iter().zip(&self.widths) {

@@ -3,10 +3,11 @@
 use super::*;
 use crate::log::disk::FileDisk;
 use crate::log::memory::MemoryStore;
+use crate::log::profile::Sizes;
 use crate::log::redb::RedbStore;
 use crate::log::ring::{RING_BYTES, Ring};
 use crate::log::ring_row::new_ring;
-use crate::log::ringed::{RingedStore, Sizes};
+use crate::log::ringed::RingedStore;
 use crate::log::shelf::Folder as Shelved;
 use crate::log::store::{Change, Map, Op, Store};
 
@@ -32,7 +33,7 @@ fn with_bodies() -> Stores {
     let database = RedbStore::open(file(&folder, "database"), 1 << 20, false).unwrap();
     database.commit(&new_ring([3; 16])).unwrap();
     Ring::create(file(&folder, "ring"), [3; 16], RING_BYTES).unwrap();
-    let shelf = Shelved::new(folder.path().join("data"));
+    let shelf = Shelved::new(folder.path().join("data"), Default::default());
     let ringed = RingedStore::open(database, file(&folder, "ring"), shelf, Sizes::default()).unwrap();
     let memory = Box::new(Arc::<MemoryStore>::default());
     vec![(memory, Folder::new()), (Box::new(ringed), folder)]

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use crate::log::disk::Disk;
+use crate::log::profile::Sizes;
 use crate::log::redb::RedbStore;
 use crate::log::ring::{BLOCK, Ring};
 use crate::log::ring_row::new_ring;
-use crate::log::ringed::{RingedStore, Sizes};
+use crate::log::ringed::RingedStore;
 use crate::log::shelf::Shelf;
 use crate::log::store::{Change, Map, Op, Store, StoreError};
 
@@ -34,6 +35,8 @@ pub(super) struct Platter {
     full: bool,
     /// Its blocks are bad: nothing is written to it any more.
     pub(super) bad: bool,
+    /// It says that it synced and did not.
+    pub(super) lies: bool,
 }
 
 #[derive(Debug)]
@@ -138,6 +141,9 @@ impl Disk for Plate {
     fn sync(&self) -> io::Result<()> {
         self.operate()?;
         let mut platter = self.0.lock().unwrap();
+        if platter.lies {
+            return Ok(());
+        }
         let Platter {
             durable,
             seen,
@@ -232,6 +238,12 @@ pub(super) struct Machine {
     pub(super) ring: Plate,
     pub(super) shelf: Plates,
     pub(super) power: Arc<Mutex<Power>>,
+    /// `Sizes::once_bytes`: by default no commit writes its bodies itself.
+    pub(super) once_bytes: usize,
+    /// `Sizes::ready_bytes`
+    pub(super) ready_bytes: u64,
+    /// `Sizes::align_bytes`
+    pub(super) align_bytes: u64,
 }
 
 impl Machine {
@@ -253,6 +265,9 @@ impl Machine {
             ring,
             shelf,
             power,
+            once_bytes: usize::MAX,
+            ready_bytes: 0,
+            align_bytes: BLOCK,
         }
     }
 
@@ -261,6 +276,10 @@ impl Machine {
         let sizes = Sizes {
             ring_bytes_max: 2 * RING,
             file_bytes: 60_000,
+            once_bytes: self.once_bytes,
+            ready_bytes: self.ready_bytes,
+            align_bytes: self.align_bytes,
+            ..Sizes::default()
         };
         let database = RedbStore::open(self.file.clone(), 1 << 20, false)?;
         RingedStore::open(database, self.ring.clone(), self.shelf.clone(), sizes)
@@ -276,6 +295,7 @@ impl Machine {
             ring: self.ring.after_cut(&self.power),
             shelf: self.shelf.after_cut(&self.power),
             power: Arc::clone(&self.power),
+            ..*self
         }
     }
 }
@@ -284,7 +304,7 @@ impl Machine {
 pub(super) type Model = BTreeMap<(Map, Vec<u8>), (Vec<u8>, Vec<u8>)>;
 pub(super) type Opened = RingedStore<RedbStore, Plate, Plates>;
 
-pub(super) const MAPS: [Map; 3] = [Map::Topics, Map::Producers, Map::Journal];
+pub(super) const MAPS: [Map; 4] = [Map::Topics, Map::Producers, Map::Journal, Map::Segments];
 
 /// Operations on few keys; on keys that were never there where there are bodies.
 #[derive(Default)]
@@ -327,7 +347,7 @@ impl Random {
             1..4 => Op::delete(map, old.to_be_bytes()),
             what => {
                 self.key_next += 1;
-                // Now and then one that goes past the ring.
+                // Now and then one that goes past the ring, or to a data file at once.
                 let bytes = if what == 9 && rng.u8(..20) == 0 {
                     80_000
                 } else {
