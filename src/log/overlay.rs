@@ -112,7 +112,7 @@ impl Overlay {
         }
     }
 
-    /// The journal rows that it puts, by number.
+    /// The journal rows that it puts and whose bodies are yet to be brought to a data file, by number.
     pub(super) fn journal(&self) -> Vec<(u64, LongRow)> {
         let rows = self
             .maps
@@ -121,7 +121,7 @@ impl Overlay {
             .flat_map(|layer| &layer.entries);
         let long = rows.filter_map(|(key, value)| {
             let number = u64::from_be_bytes(key.as_slice().try_into().ok()?);
-            let Value { head, body, .. } = value.clone()?;
+            let Value { head, body, .. } = value.clone().filter(|value| value.place.is_none())?;
             let (map, key) = (Map::Journal, key.clone());
             Some((number, LongRow { map, key, head, body }))
         });
