@@ -57,6 +57,9 @@ mod watch;
 mod writer;
 
 #[cfg(test)]
+#[path = "../../tests/power/mod.rs"]
+mod power;
+#[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, Mutex};
