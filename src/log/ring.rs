@@ -101,13 +101,22 @@ impl Place {
     }
 }
 
-/// A record by number and CRC: the newest whose content is durable elsewhere.
+/// A record by number and CRC: the newest whose content is durable elsewhere. A commit that went past the ring behind it shows in the
+/// CRC, which the next record names as the one before it: without that commit nothing that was built on it counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Its number.
     pub seq: u64,
     /// Its CRC.
     pub crc: u32,
+}
+
+impl Applied {
+    /// Behind a commit of so many bytes that goes past the ring.
+    pub fn passed_by(self, bytes: usize) -> Self {
+        let crc = crc32c::crc32c_append(self.crc, &(bytes as u64).to_le_bytes());
+        Self { crc, ..self }
+    }
 }
 
 /// An open ring.
@@ -144,8 +153,16 @@ impl<D: Disk> Ring<D> {
             return Err(damaged("it is not the ring of this database".into()));
         }
         let len = disk.len()? / BLOCK * BLOCK;
-        let found = scan(&disk, len, &id)?;
-        let old = found.iter().find(|found| found.is(applied));
+        let (found, newest) = scan(&disk, len, &id)?;
+        if newest < applied.seq {
+            // It was synced before the database learned of it, and is written over only behind a newer one.
+            return Err(damaged(format!(
+                "the database has its record {}, of which there is no trace; the newest one is {newest}. The disk confirmed what it did \
+                 not write, and newer records may be lost, too",
+                applied.seq
+            )));
+        }
+        let old = found.iter().rfind(|found| found.place.seq == applied.seq);
         let mut ring = Self {
             id,
             len,
@@ -231,6 +248,12 @@ impl<D: Disk> Ring<D> {
         self.live.push_back(place);
     }
 
+    /// A commit that went past the ring is durable: the next record is built on it.
+    pub fn passed(&mut self, applied: Applied) {
+        self.free(applied.seq);
+        self.newest = applied;
+    }
+
     /// Records up to this one are durable elsewhere.
     pub fn free(&mut self, seq: u64) {
         while self.live.pop_front_if(|place| place.seq <= seq).is_some() {}
@@ -297,10 +320,6 @@ struct Found {
 }
 
 impl Found {
-    fn is(&self, applied: Applied) -> bool {
-        self.place.seq == applied.seq && self.place.crc == applied.crc
-    }
-
     fn follows(&self, before: Applied) -> bool {
         self.place.seq == before.seq + 1 && self.before == before.crc
     }
@@ -320,14 +339,17 @@ fn successor(found: &[Found], before: Applied) -> Option<&Found> {
     same.find(|found| found.follows(before))
 }
 
-/// Every whole record, in the order of their numbers.
-fn scan(disk: &impl Disk, len: u64, id: &[u8; 16]) -> io::Result<Vec<Found>> {
-    let mut all = Vec::new();
+/// Every whole record, in the order of their numbers; and the largest number of any, whole or damaged.
+fn scan(disk: &impl Disk, len: u64, id: &[u8; 16]) -> io::Result<(Vec<Found>, u64)> {
+    let (mut all, mut newest) = (Vec::new(), 0);
     let mut at = BLOCK;
     let mut header = [0; HEADER];
     while at < len {
         disk.read(at, &mut header)?;
         let bytes = whole(u32_at(&header, 16) as usize);
+        if &header[..8] == RECORD_MAGIC {
+            newest = newest.max(u64_at(&header, 8));
+        }
         if &header[..8] == RECORD_MAGIC && at + bytes <= len && read(disk, at, id)?.is_some() {
             let (seq, crc) = (u64_at(&header, 8), u32_at(&header, 20));
             all.push(Found {
@@ -340,7 +362,7 @@ fn scan(disk: &impl Disk, len: u64, id: &[u8; 16]) -> io::Result<Vec<Found>> {
         at += BLOCK;
     }
     all.sort_unstable_by_key(|found| found.place.seq);
-    Ok(all)
+    Ok((all, newest))
 }
 
 /// The body of the record there, if it is whole.

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use super::cut::Cut;
 use super::depot::Machine;
@@ -87,7 +86,9 @@ pub fn machine(seed: u64, planted: Option<Planted>) -> Result<Tally, String> {
 /// The disks with an empty store.
 pub fn empty() -> Image {
     let disks = Disks::new(Image::new(), None);
-    Machine::new(disks.clone()).create().expect("nothing is wrong with the disks");
+    Machine::new(disks.clone())
+        .create()
+        .expect("nothing is wrong with the disks");
     disks.seen()
 }
 
@@ -110,18 +111,31 @@ pub fn lived(
     let disks = Disks::new(image.clone(), planted);
     let mut load = Load::new(disks.clone(), before.clone(), *now_ms, rng.u64(..))?;
     // A short one is little but a recovery.
-    let turns = if rng.u8(..3) == 0 { rng.usize(1..4) } else { rng.usize(10..50) };
+    let turns = if rng.u8(..3) == 0 {
+        rng.usize(1..4)
+    } else {
+        rng.usize(10..50)
+    };
     for _ in 0..turns {
         load.step();
     }
-    load.model.compare(&load.log).map_err(|what| format!("before any cut: {what}"))?;
-    load.model.compare_records(&load.log).map_err(|what| format!("before any cut: {what}"))?;
+    load.model
+        .compare(&load.log)
+        .map_err(|what| format!("before any cut: {what}"))?;
+    load.model
+        .compare_records(&load.log)
+        .map_err(|what| format!("before any cut: {what}"))?;
     if load.machine.lost() > 0 {
         return Err("a store was set aside before any cut".into());
     }
     *now_ms = load.now_ms();
     let trace = disks.switch_off();
-    Ok(Lived { image, before, trace, turns: load.turns })
+    Ok(Lived {
+        image,
+        before,
+        trace,
+        turns: load.turns,
+    })
 }
 
 impl Lived {
@@ -130,10 +144,18 @@ impl Lived {
         let kind: fn(&Event) -> bool = match rng.u8(..12) {
             0 | 1 => |event| matches!(event, Event::Told(_)),
             2 => |event| matches!(event, Event::Write { file: File::Ring, .. }),
-            3 => |event| matches!(event, Event::Write { file: File::Data(_), .. }),
+            3 => |event| {
+                matches!(
+                    event,
+                    Event::Write {
+                        file: File::Data(_),
+                        ..
+                    }
+                )
+            },
             4 => |event| matches!(event, Event::Punch { .. }),
             5 => |event| matches!(event, Event::Create(_) | Event::Remove(_)),
-            6 => |event| matches!(event, Event::SetLen { .. }),
+            6 => |event| matches!(event, Event::SetLen { file: File::Ring, .. }),
             7 => |event| matches!(event, Event::Sync(File::Database)),
             8 => {
                 let first = self.trace.iter().position(|event| matches!(event, Event::Told(_)));
@@ -186,7 +208,9 @@ impl Lived {
                 return Err(without);
             }
             model.apply(&self.turns[turns]);
-            model.compare(log).map_err(|with| format!("neither without the turn under way ({without}) nor with it ({with})"))?;
+            model
+                .compare(log)
+                .map_err(|with| format!("neither without the turn under way ({without}) nor with it ({with})"))?;
             tally.turn_kept += 1;
         } else {
             tally.turn_dropped += u64::from(under_way);
@@ -295,10 +319,18 @@ fn compare_check(image: &Image, log: &crate::log::Log) -> Result<(), String> {
     }
     for partition in &report.partitions {
         let number = crate::model::Partition(partition.partition);
-        let bounds = log.bounds(&partition.topic, number).ok_or("check knows a partition more")?;
-        let (found, open) = ((partition.log_start, partition.offset_next), (bounds.log_start.0, bounds.high_watermark.0));
+        let bounds = log
+            .bounds(&partition.topic, number)
+            .ok_or("check knows a partition more")?;
+        let (found, open) = (
+            (partition.log_start, partition.offset_next),
+            (bounds.log_start.0, bounds.high_watermark.0),
+        );
         if found != open {
-            return Err(format!("check says {found:?} of {} {number}, the log {open:?}", partition.topic));
+            return Err(format!(
+                "check says {found:?} of {} {number}, the log {open:?}",
+                partition.topic
+            ));
         }
     }
     Ok(())
@@ -331,29 +363,29 @@ impl Drop for Folder {
     }
 }
 
-/// Machines from a seed on, on all processors, until there were so many cuts. The first that is wrong ends it.
-pub fn campaign(seed: u64, cuts: u64) -> Result<Tally, String> {
+/// What a campaign found.
+#[derive(Default)]
+pub struct Report {
+    pub tally: Tally,
+    /// What was wrong, by seed.
+    pub wrong: Vec<(u64, String)>,
+}
+
+/// Machines from a seed on, on all processors, until there were so many cuts.
+pub fn campaign(seed: u64, cuts: u64) -> Report {
     let machines = cuts.div_ceil((LIVES * CUTS) as u64);
-    let (next, sum) = (AtomicU64::new(0), Mutex::new(Ok(Tally::default())));
-    let began = Instant::now();
+    let (next, report) = (AtomicU64::new(0), Mutex::new(Report::default()));
     let work = || {
-        while let number = next.fetch_add(1, Ordering::Relaxed)
-            && number < machines
-        {
-            let result = machine(seed + number, None);
-            let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-            match (&mut *sum, result) {
-                (Ok(sum), Ok(tally)) => {
-                    sum.add(&tally);
-                    if began.elapsed().as_secs() / 10 > 0 && sum.cuts.is_multiple_of(1_500) {
-                        eprintln!("{} cuts, {:.0} a second", sum.cuts, sum.cuts as f64 / began.elapsed().as_secs_f64());
-                    }
-                }
-                (sum @ Ok(_), Err(what)) => {
-                    *sum = Err(format!("{what}\nTry again: scripts/power --seed {} --cuts 1", seed + number));
-                    next.store(machines, Ordering::Relaxed);
-                }
-                (Err(_), _) => {}
+        loop {
+            let seed = match next.fetch_add(1, Ordering::Relaxed) {
+                number if number < machines => seed + number,
+                _ => return,
+            };
+            let result = machine(seed, None);
+            let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+            match result {
+                Ok(tally) => report.tally.add(&tally),
+                Err(what) => report.wrong.push((seed, what)),
             }
         }
     };
@@ -361,5 +393,5 @@ pub fn campaign(seed: u64, cuts: u64) -> Result<Tally, String> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         (0..threads).for_each(|_| drop(scope.spawn(work)));
     });
-    sum.into_inner().unwrap_or_else(PoisonError::into_inner)
+    report.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

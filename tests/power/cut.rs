@@ -99,7 +99,11 @@ impl Cut {
             return;
         }
         // Holes are made of blocks of the file system.
-        let sector = if matches!(event, Event::Punch { .. }) { 4096 } else { self.sector };
+        let sector = if matches!(event, Event::Punch { .. }) {
+            4096
+        } else {
+            self.sector
+        };
         let mut from = begins;
         while from < begins + len {
             let until = ((from / sector + 1) * sector).min(begins + len);

@@ -24,9 +24,20 @@ pub type Image = BTreeMap<File, Vec<u8>>;
 /// What happens on the disks, and what is told meanwhile.
 #[derive(Clone, Debug)]
 pub enum Event {
-    Write { file: File, at: usize, data: Vec<u8> },
-    SetLen { file: File, len: usize },
-    Punch { file: File, at: usize, len: usize },
+    Write {
+        file: File,
+        at: usize,
+        data: Vec<u8>,
+    },
+    SetLen {
+        file: File,
+        len: usize,
+    },
+    Punch {
+        file: File,
+        at: usize,
+        len: usize,
+    },
     Sync(File),
     /// A data file is made empty, or made.
     Create(u32),
@@ -42,7 +53,9 @@ impl Event {
     /// The file whose content it changes or syncs.
     pub fn file(&self) -> Option<File> {
         match self {
-            Self::Write { file, .. } | Self::SetLen { file, .. } | Self::Punch { file, .. } | Self::Sync(file) => Some(*file),
+            Self::Write { file, .. } | Self::SetLen { file, .. } | Self::Punch { file, .. } | Self::Sync(file) => {
+                Some(*file)
+            }
             Self::Create(_) | Self::Remove(_) | Self::SyncFolder | Self::Begins(_) | Self::Told(_) => None,
         }
     }
@@ -119,7 +132,9 @@ impl Disks {
         for (file, bytes) in &inner.seen {
             match file {
                 File::Data(_) => {
-                    let taken = bytes.chunks(BLOCK as usize).filter(|block| block.iter().any(|byte| *byte != 0));
+                    let taken = bytes
+                        .chunks(BLOCK as usize)
+                        .filter(|block| block.iter().any(|byte| *byte != 0));
                     bodies += taken.map(|block| block.len() as u64).sum::<u64>();
                 }
                 File::Database | File::Ring => index += bytes.len() as u64,
@@ -215,7 +230,15 @@ impl Shelf for Tracks {
     fn numbers(&self) -> Result<Vec<u32>> {
         let mut inner = self.0.lock();
         let files = inner.running()?.seen.keys();
-        Ok(files.filter_map(|file| if let File::Data(number) = file { Some(*number) } else { None }).collect())
+        Ok(files
+            .filter_map(|file| {
+                if let File::Data(number) = file {
+                    Some(*number)
+                } else {
+                    None
+                }
+            })
+            .collect())
     }
 
     fn create(&self, number: u32) -> Result<Track> {

@@ -12,8 +12,8 @@ use super::model::{Effect, Model, TABLES, Turn};
 use crate::config::Quota;
 use crate::log::ticket::{Ticket, Wakes};
 use crate::log::{
-    Append, Committed, Cut, Expect, Log, OpenError, Opening, SettingChange, StateChange, Submission, Table, TopicChange,
-    TopicSpec, Writer, inline,
+    Append, Committed, Cut, Expect, Log, OpenError, Opening, SettingChange, StateChange, Submission, Table,
+    TopicChange, TopicSpec, Writer, inline,
 };
 use crate::model::batch::{self, Batch};
 use crate::model::{Code, Now, Offset, Partition, Record, RecordHeader, Topic};
@@ -54,7 +54,10 @@ pub fn open(machine: &Machine, now_ms: i64, quota: bool) -> Result<Opening, Open
 }
 
 fn now(ms: i64) -> Now {
-    Now { mono_us: ms as u64 * 1000, wall_ms: ms }
+    Now {
+        mono_us: ms as u64 * 1000,
+        wall_ms: ms,
+    }
 }
 
 fn topic(name: &str) -> Topic {
@@ -86,7 +89,11 @@ impl Load {
     /// One turn of the writer, and what is beside it.
     pub fn step(&mut self) {
         // Now and then so long that what is past is looked for.
-        self.now_ms += if self.rng.u8(..6) == 0 { 1_100 } else { self.rng.i64(1..40) };
+        self.now_ms += if self.rng.u8(..6) == 0 {
+            1_100
+        } else {
+            self.rng.i64(1..40)
+        };
         let number = self.turns.len();
         self.machine.disks.mark(Event::Begins(number));
         let effects = match self.rng.u8(..100) {
@@ -97,17 +104,28 @@ impl Load {
             84..90 => self.delete_records(),
             _ => self.tick(),
         };
-        let mut turn = Turn { effects, starts: Vec::new() };
+        let mut turn = Turn {
+            effects,
+            starts: Vec::new(),
+        };
         for info in self.log.topics() {
             for partition in 0..info.partitions {
-                let bounds = self.log.bounds(info.name.as_str(), Partition(partition)).expect("it is listed");
+                let bounds = self
+                    .log
+                    .bounds(info.name.as_str(), Partition(partition))
+                    .expect("it is listed");
                 turn.starts.push((info.name.to_string(), partition, bounds.log_start.0));
             }
         }
         self.machine.disks.mark(Event::Told(number));
         self.model.apply(&turn);
         self.turns.push(turn);
-        let due = self.log.shared.keeper.with(|store| Ok(store.checkpoint_due())).expect("it is open");
+        let due = self
+            .log
+            .shared
+            .keeper
+            .with(|store| Ok(store.checkpoint_due()))
+            .expect("it is open");
         if due || self.rng.u8(..20) == 0 {
             self.checkpoint();
         }
@@ -116,7 +134,10 @@ impl Load {
     /// As the thread beside the writer does it.
     fn checkpoint(&self) {
         let flush = self.log.shared.flush_begins();
-        self.log.shared.lend(|store| store.checkpoint()).expect("nothing is wrong with the disks");
+        self.log
+            .shared
+            .lend(|store| store.checkpoint())
+            .expect("nothing is wrong with the disks");
         self.log.shared.measure_usage(flush);
     }
 
@@ -129,7 +150,10 @@ impl Load {
             if gathered.items.is_empty() {
                 return;
             }
-            drop(self.writer.turn(self.writer.desk(), gathered.items, now(self.now_ms), &mut wakes));
+            drop(
+                self.writer
+                    .turn(self.writer.desk(), gathered.items, now(self.now_ms), &mut wakes),
+            );
         }
     }
 
@@ -150,7 +174,10 @@ impl Load {
         self.now_ms += 1_500;
         let mut wakes = Wakes::default();
         for _ in 0..self.rng.u8(1..4) {
-            drop(self.writer.turn(self.writer.desk(), Vec::new(), now(self.now_ms), &mut wakes));
+            drop(
+                self.writer
+                    .turn(self.writer.desk(), Vec::new(), now(self.now_ms), &mut wakes),
+            );
         }
         Vec::new()
     }
@@ -179,13 +206,17 @@ impl Load {
     }
 
     fn delete(&mut self) -> Vec<Effect> {
-        let Some(name) = self.some_topic() else { return Vec::new() };
+        let Some(name) = self.some_topic() else {
+            return Vec::new();
+        };
         let gone = self.done(self.log.delete_topic(&topic(&name), Waker::noop()));
         gone.map(|()| Effect::TopicGone(name)).into_iter().collect()
     }
 
     fn alter(&mut self) -> Vec<Effect> {
-        let Some(name) = self.some_topic() else { return Vec::new() };
+        let Some(name) = self.some_topic() else {
+            return Vec::new();
+        };
         let change = match self.rng.bool() {
             true => SettingChange::Set(self.rng.u32(30_000..90_000).to_string()),
             false => SettingChange::Unset,
@@ -200,15 +231,23 @@ impl Load {
     }
 
     fn delete_records(&mut self) -> Vec<Effect> {
-        let Some(name) = self.some_topic() else { return Vec::new() };
+        let Some(name) = self.some_topic() else {
+            return Vec::new();
+        };
         let parts = &self.model.topics[&name].partitions;
         let mut cuts = Vec::new();
         for (partition, part) in (0..).zip(parts) {
             let start = part.start_max;
             let to = Some(Offset(self.rng.u64(start..=part.next))).filter(|_| self.rng.u8(..4) > 0);
-            cuts.push(Cut { topic: topic(&name), partition: Partition(partition), to });
+            cuts.push(Cut {
+                topic: topic(&name),
+                partition: Partition(partition),
+                to,
+            });
         }
-        let Some(answers) = self.done(self.log.delete_records(cuts, Waker::noop())) else { return Vec::new() };
+        let Some(answers) = self.done(self.log.delete_records(cuts, Waker::noop())) else {
+            return Vec::new();
+        };
         let told = (0..).zip(answers).map(|(partition, start)| Effect::Start {
             topic: name.clone(),
             partition,
@@ -219,13 +258,20 @@ impl Load {
 
     /// Several submissions in one commit.
     fn group(&mut self) -> Vec<Effect> {
-        let mut planned = Planned { values: self.model.values.clone(), ..Planned::default() };
+        let mut planned = Planned {
+            values: self.model.values.clone(),
+            ..Planned::default()
+        };
         let many = self.rng.usize(1..8);
         let sent: Vec<Sent> = (0..many).map(|_| self.submission(&mut planned)).collect();
         let waiting: Vec<_> = sent
             .into_iter()
             .map(|sent| {
-                let Sent { submission, values, appends } = sent;
+                let Sent {
+                    submission,
+                    values,
+                    appends,
+                } = sent;
                 (self.log.submit(submission, Waker::noop()), values, appends)
             })
             .collect();
@@ -243,7 +289,12 @@ impl Load {
                     self.appended(&committed, appends, &mut effects);
                 }
                 Err(refused) => {
-                    let fair = [Code::Conflict, Code::UnknownTopic, Code::Quota, Code::OutOfOrderSequence];
+                    let fair = [
+                        Code::Conflict,
+                        Code::UnknownTopic,
+                        Code::Quota,
+                        Code::OutOfOrderSequence,
+                    ];
                     assert!(fair.contains(&refused.code), "{refused}");
                 }
             }
@@ -251,7 +302,12 @@ impl Load {
         effects
     }
 
-    fn appended(&self, committed: &Committed, appends: Vec<(String, Vec<Record>, Option<Batch>)>, effects: &mut Vec<Effect>) {
+    fn appended(
+        &self,
+        committed: &Committed,
+        appends: Vec<(String, Vec<Record>, Option<Batch>)>,
+        effects: &mut Vec<Effect>,
+    ) {
         assert_eq!(committed.appended.len(), appends.len());
         for (told, (topic, mut records, batch)) in committed.appended.iter().zip(appends) {
             if told.duplicate {
@@ -275,7 +331,11 @@ impl Load {
     }
 
     fn submission(&mut self, planned: &mut Planned) -> Sent {
-        let mut sent = Sent { submission: Submission::default(), values: Vec::new(), appends: Vec::new() };
+        let mut sent = Sent {
+            submission: Submission::default(),
+            values: Vec::new(),
+            appends: Vec::new(),
+        };
         // Of both kinds at least one, mostly.
         for _ in 0..self.rng.usize(..3) {
             self.value(planned, &mut sent);
@@ -306,8 +366,17 @@ impl Load {
             Some(value) => drop(planned.values.insert((table, key.clone()), value.clone())),
             None => drop(planned.values.remove(&(table, key.clone()))),
         }
-        sent.values.push(Effect::Value { table, key: key.clone(), value: value.clone() });
-        sent.submission.state.push(StateChange { table, key, expect, value });
+        sent.values.push(Effect::Value {
+            table,
+            key: key.clone(),
+            value: value.clone(),
+        });
+        sent.submission.state.push(StateChange {
+            table,
+            key,
+            expect,
+            value,
+        });
     }
 
     fn record(&mut self, bytes: usize) -> Record {
@@ -317,7 +386,10 @@ impl Load {
             key: (self.rng.u8(..4) > 0).then(|| text(format!("key {}", self.rng.u8(..20)))),
             value: (self.rng.u8(..20) > 0).then(|| text(format!("{} {}", self.counter, "x".repeat(bytes)))),
             headers: match self.rng.u8(..4) {
-                0 => vec![RecordHeader { name: "n".into(), value: Some(text(self.counter.to_string())) }],
+                0 => vec![RecordHeader {
+                    name: "n".into(),
+                    value: Some(text(self.counter.to_string())),
+                }],
                 _ => Vec::new(),
             },
             timestamp_ms: self.now_ms + self.rng.i64(-50..50),
@@ -338,7 +410,10 @@ impl Load {
         let bytes = self.size();
         let record = self.record(bytes);
         sent.appends.push((name.into(), vec![record.clone()], None));
-        sent.submission.appends.push(Append::Record { topic: topic(name), record });
+        sent.submission.appends.push(Append::Record {
+            topic: topic(name),
+            record,
+        });
     }
 
     fn batch_append(&mut self, planned: &mut Planned, sent: &mut Sent) {
@@ -375,7 +450,11 @@ impl Load {
         };
         sent.appends.push((name.clone(), records, Some(batch.clone())));
         let (topic, partition) = (topic(&name), Partition(partition as u32));
-        sent.submission.appends.push(Append::Batch { topic, partition, batch });
+        sent.submission.appends.push(Append::Batch {
+            topic,
+            partition,
+            batch,
+        });
     }
 }
 

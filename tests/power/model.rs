@@ -65,11 +65,30 @@ pub struct ProducerModel {
 #[derive(Debug)]
 pub enum Effect {
     /// A topic is there, or has other settings.
-    Topic { name: String, id: [u8; 16], partitions: u32, settings: TopicSettings },
+    Topic {
+        name: String,
+        id: [u8; 16],
+        partitions: u32,
+        settings: TopicSettings,
+    },
     TopicGone(String),
-    Start { topic: String, partition: u32, start: u64 },
-    Records { topic: String, partition: u32, base: u64, records: Vec<Record>, batch: Option<Batch> },
-    Value { table: Table, key: Vec<u8>, value: Option<Vec<u8>> },
+    Start {
+        topic: String,
+        partition: u32,
+        start: u64,
+    },
+    Records {
+        topic: String,
+        partition: u32,
+        base: u64,
+        records: Vec<Record>,
+        batch: Option<Batch>,
+    },
+    Value {
+        table: Table,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+    },
 }
 
 /// A turn: everything of it is durable at once.
@@ -95,7 +114,12 @@ impl Model {
 
     fn enter(&mut self, effect: &Effect) {
         match effect {
-            Effect::Topic { name, id, partitions, settings } => {
+            Effect::Topic {
+                name,
+                id,
+                partitions,
+                settings,
+            } => {
                 let made = || TopicModel {
                     id: *id,
                     settings: settings.clone(),
@@ -107,14 +131,29 @@ impl Model {
                 topic.retains |= settings.retention_bytes.is_some();
             }
             Effect::TopicGone(name) => drop(self.topics.remove(name)),
-            Effect::Start { topic, partition, start } => {
+            Effect::Start {
+                topic,
+                partition,
+                start,
+            } => {
                 let part = self.partition_mut(topic, *partition).expect("a cut topic is there");
                 part.begin(*start);
             }
-            Effect::Records { topic, partition, base, records, batch } => {
+            Effect::Records {
+                topic,
+                partition,
+                base,
+                records,
+                batch,
+            } => {
                 let stamped = self.topics[topic].settings.log_append_time;
-                let part = self.partition_mut(topic, *partition).expect("a topic with records is there");
-                assert_eq!(*base, part.next, "{topic} {partition}: an offset was left out or given twice");
+                let part = self
+                    .partition_mut(topic, *partition)
+                    .expect("a topic with records is there");
+                assert_eq!(
+                    *base, part.next,
+                    "{topic} {partition}: an offset was left out or given twice"
+                );
                 part.next += records.len() as u64;
                 part.records.extend((*base..).zip(records.iter().cloned()));
                 if let Some(batch) = batch {
@@ -154,20 +193,33 @@ impl Model {
     pub fn compare(&self, log: &Log) -> Result<(), String> {
         let found = log.topics();
         let names: Vec<&str> = found.iter().map(|info| info.name.as_str()).collect();
-        same("topics", &self.topics.keys().map(String::as_str).collect::<Vec<_>>(), &names)?;
+        same(
+            "topics",
+            &self.topics.keys().map(String::as_str).collect::<Vec<_>>(),
+            &names,
+        )?;
         for (info, (name, topic)) in found.iter().zip(&self.topics) {
             same(&format!("id of {name}"), &topic.id, &info.id)?;
             same(&format!("settings of {name}"), &topic.settings, &info.settings)?;
-            same(&format!("partitions of {name}"), &topic.partitions.len(), &(info.partitions as usize))?;
+            same(
+                &format!("partitions of {name}"),
+                &topic.partitions.len(),
+                &(info.partitions as usize),
+            )?;
             for (number, part) in (0..).zip(&topic.partitions) {
                 let bounds = log.bounds(name, Partition(number)).ok_or("no bounds")?;
                 same(&format!("end of {name} {number}"), &part.next, &bounds.high_watermark.0)?;
                 let start = bounds.log_start.0;
                 if !(part.start..=part.start_max).contains(&start) {
                     let (first, last) = (part.start, part.start_max);
-                    return Err(format!("{name} {number} begins at {start}, which is not in {first}..={last}"));
+                    return Err(format!(
+                        "{name} {number} begins at {start}, which is not in {first}..={last}"
+                    ));
                 }
-                let losses = log.losses().into_iter().filter(|loss| loss.topic == *name && loss.partition == number);
+                let losses = log
+                    .losses()
+                    .into_iter()
+                    .filter(|loss| loss.topic == *name && loss.partition == number);
                 let mut covered = part.start;
                 for found in losses {
                     if found.loss.offset_last >= start {
@@ -178,12 +230,16 @@ impl Model {
                     }
                 }
                 if covered < start && !topic.retains {
-                    return Err(format!("{name} {number}: {covered} to {start} are gone without a marker"));
+                    return Err(format!(
+                        "{name} {number}: {covered} to {start} are gone without a marker"
+                    ));
                 }
             }
         }
         for table in TABLES {
-            let found = log.state_scan(table, &[], usize::MAX).map_err(|refused| refused.to_string())?;
+            let found = log
+                .state_scan(table, &[], usize::MAX)
+                .map_err(|refused| refused.to_string())?;
             let told = self.values.iter().filter(|((of, _), _)| *of == table);
             let told: Vec<_> = told.map(|((_, key), value)| (key.clone(), value.clone())).collect();
             same(&format!("values of {table:?}"), &told, &found)?;
@@ -201,7 +257,10 @@ impl Model {
                 // Those of a topic that is gone go later.
                 if let Some(name) = names.get(&partition.topic) {
                     let producer = Producer::decode(value)?;
-                    let batches = producer.batches.iter().map(|batch| (batch.first, batch.last, batch.base_offset));
+                    let batches = producer
+                        .batches
+                        .iter()
+                        .map(|batch| (batch.first, batch.last, batch.base_offset));
                     let place = (name.to_string(), partition.partition, id);
                     found.insert(place, (producer.epoch, batches.collect::<Vec<_>>()));
                 }
@@ -229,12 +288,15 @@ impl Model {
                 let bounds = log.bounds(name, Partition(number)).ok_or("no bounds")?;
                 let mut next = bounds.log_start.0;
                 while next < part.next {
-                    let read = read(log, name, number, next).map_err(|why| format!("{name} {number} at {next}: {why}"))?;
+                    let read =
+                        read(log, name, number, next).map_err(|why| format!("{name} {number} at {next}: {why}"))?;
                     if read.offset_next.0 <= next {
                         return Err(format!("{name} {number} at {next}: nothing is there"));
                     }
                     for bytes in read.batches {
-                        count += part.compare_batch(bytes, bounds.log_start.0).map_err(|why| format!("{name} {number}: {why}"))?;
+                        count += part
+                            .compare_batch(bytes, bounds.log_start.0)
+                            .map_err(|why| format!("{name} {number}: {why}"))?;
                     }
                     next = read.offset_next.0;
                 }
@@ -258,7 +320,11 @@ impl PartitionModel {
             return;
         }
         let (first, last) = (header.base_sequence, header.base_sequence + header.last_offset_delta);
-        let new = || ProducerModel { epoch: header.producer_epoch, batches: VecDeque::new(), newest: batch.clone() };
+        let new = || ProducerModel {
+            epoch: header.producer_epoch,
+            batches: VecDeque::new(),
+            newest: batch.clone(),
+        };
         let producer = self.producers.entry(header.producer_id).or_insert_with(new);
         if producer.epoch != header.producer_epoch {
             *producer = new();
@@ -276,7 +342,10 @@ impl PartitionModel {
         if let Some(sent) = self.batches.get(&batch.base_offset().0)
             && sent[BATCH_FIXED..] != bytes[BATCH_FIXED..]
         {
-            return Err(format!("the batch at {} is not the one that was sent", batch.base_offset()));
+            return Err(format!(
+                "the batch at {} is not the one that was sent",
+                batch.base_offset()
+            ));
         }
         let records = batch.records(4 << 20).map_err(|error| error.to_string())?;
         let mut count = 0;

@@ -96,7 +96,8 @@ impl Plant {
                 _ => trace.push(event),
             },
             HoleBeforeIndex if matches!(event, Event::Punch { .. }) => {
-                let of_flush = |event: &&Event| event.file() == Some(File::Database) || matches!(event, Event::Remove(_));
+                let of_flush =
+                    |event: &&Event| event.file() == Some(File::Database) || matches!(event, Event::Remove(_));
                 let at = trace.len() - trace.iter().rev().take_while(of_flush).count();
                 trace.insert(at, event);
             }
