@@ -36,6 +36,18 @@ def run(*args):
     return done.stdout.strip()
 
 
+def unmount(mountpoint):
+    """A killed process may hold its files for a moment longer than its parent waits."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            return run("umount", mountpoint)
+        except Missing as why:
+            if "busy" not in str(why) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+
+
 class Disk:
     """Recorded from the first mount on."""
 
@@ -93,7 +105,7 @@ class Disk:
             os.close(self.marks)
             self.marks = None
         if self.mounted:
-            run("umount", self.mountpoint)
+            unmount(self.mountpoint)
             self.mounted = False
         if self.loop:
             run("losetup", "-d", self.loop)
@@ -108,9 +120,10 @@ class Disk:
 class Recording:
     """What was recorded, and its cuts. They are to be asked for in order of their places."""
 
-    def __init__(self, disk, flushes_count=True):
+    def __init__(self, disk, cache=None):
+        """With a `cache` of so many entries the disk lies: it takes flushes for nothing, and writes what leaves its cache."""
         self.disk = disk
-        self.flushes_count = flushes_count
+        self.cache = cache
         self.entries = list(self.read())
         self.durable = disk.directory / "durable.img"
         run("cp", "--sparse=always", disk.base, self.durable)
@@ -148,7 +161,10 @@ class Recording:
     def cut(self, at, seed, image):
         """Writes what is on the disk after a cut behind entry `at` into a file; gives the newest mark before it, and how much was
         lost or torn. A write that a flush ended behind is there. Each other one is there, torn in sectors, or not."""
-        flushed = max((i for i in range(at) if self.entries[i][2] & FLUSH), default=-1) if self.flushes_count else -1
+        if self.cache is None:
+            flushed = max((i for i in range(at) if self.entries[i][2] & FLUSH), default=-1)
+        else:
+            flushed = max(at - self.cache, -1)
         with open(self.durable, "r+b") as file:
             for place, data, _ in self.entries[self.applied : flushed + 1]:
                 if data:
@@ -162,7 +178,7 @@ class Recording:
                 fate = rng.random()
                 if not data or place == MARK_AT:
                     continue
-                if fate < 0.5 or flags & FUA and self.flushes_count:
+                if fate < 0.5 or flags & FUA and self.cache is None:
                     kept = [(0, len(data))]
                 elif fate < 0.75:
                     kept = [(i, i + SECTOR) for i in range(0, len(data), SECTOR) if rng.random() < 0.5]
@@ -192,5 +208,5 @@ class Mounted:
         return self.mountpoint
 
     def __exit__(self, *_):
-        run("umount", self.mountpoint)
+        unmount(self.mountpoint)
         run("losetup", "-d", self.loop)

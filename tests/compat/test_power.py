@@ -14,13 +14,15 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from harness import SEED, Broker, cli, eventually
-from powerdisk import Disk, Missing, Mounted, Recording
+from powerdisk import FLUSH, Disk, Missing, Mounted, Recording
 from test_kill import Compact, Kafka, Load, Mqtt, MqttOnce, value
 
 CUTS = int(os.environ.get("HEADWATER_DISK_CUTS", "100"))
 PROFILE = os.environ.get("HEADWATER_PROFILE", "auto")
 # Cuts within which a disk that lies must be found out.
-CUTS_OF_A_LIAR = 25
+CUTS_OF_A_LIAR = 40
+# What its cache holds.
+ENTRIES_OF_A_LIAR = 64
 SECONDS = 8
 
 
@@ -90,27 +92,29 @@ class Power(unittest.TestCase):
             disk.close()
         return disk, loads
 
-    def cuts(self, disk, loads, count, flushes_count=True):
+    def cuts(self, disk, loads, count, cache=None):
         """Cuts at places out of the seed, in their order; gives for each what it found, or what is wrong."""
-        recording, rng = Recording(disk, flushes_count), random.Random(SEED)
+        recording, rng = Recording(disk, cache), random.Random(SEED)
         last, first = len(recording.entries), recording.first_mark()
         # A part of them while the store is made.
         places = sorted([rng.randrange(1, first) for _ in range(count // 5)] + [rng.randrange(first, last) for _ in range(count - count // 5)])
         for number, place in enumerate(places):
-            image = disk.directory / "cut.img"
-            acked, lost = recording.cut(place, SEED + number, image)
+            image, wrong = disk.directory / "cut.img", None
+            acked, torn = recording.cut(place, SEED + number, image)
             try:
-                found = self.look(disk, image, loads, acked)
-                yield {"place": place, "torn": lost, "acked": sum(acked or []), "wrong": None, **found}
+                self.look(disk, image, loads, acked)
             except (Failed, Missing, AssertionError) as why:
-                yield {"place": place, "torn": lost, "acked": sum(acked or []), "wrong": f"cut {number} at entry {place} of {last}: {why}"}
+                wrong = f"cut {number} at entry {place} of {last}: {why}"
+                # What a lying disk does to the file system is not our find.
+                if cache is not None and isinstance(why, Missing):
+                    continue
+            yield torn, sum(acked or []), wrong
 
     def look(self, disk, image, loads, acked):
         with Mounted(image, disk.mountpoint) as mounted:
             broker = Broker()
             broker.data = mounted / "data"
             with broker:
-                broker.start()
                 lost = broker.metric("stores_lost")
                 # As it was found; what the start made of it is the next one's business.
                 broker.kill()
@@ -127,7 +131,6 @@ class Power(unittest.TestCase):
             self.compare(load, records.pop(load.key, []), acked[number] if acked else 0)
         if records:
             raise Failed(f"records with the keys {list(records)} were never sent")
-        return {}
 
     def compare(self, load, records, acked):
         """All that was acked is there, and nothing but what was sent, in order."""
@@ -147,32 +150,32 @@ class Power(unittest.TestCase):
 
     def test_a_cut_anywhere_loses_nothing_that_was_acked(self):
         disk, loads = self.recorded()
-        began, results = time.monotonic(), []
-        for result in self.cuts(disk, loads, CUTS):
-            results.append(result)
-        wrong = [result["wrong"] for result in results if result["wrong"]]
-        seconds = time.monotonic() - began
-        torn, first = sum(result["torn"] > 0 for result in results), sum(not result["acked"] for result in results)
-        print(f"      power: {len(results)} cuts of the real disk, seed {SEED}, {sum(result['acked'] for result in results)} acks compared, "
-              f"{torn} with writes lost or torn, {first} before the first ack; {len(wrong)} wrong; {len(results) / seconds:.1f} a second")
+        began = time.monotonic()
+        results = list(self.cuts(disk, loads, CUTS))
+        rate = len(results) / (time.monotonic() - began)
+        wrong = [wrong for _, _, wrong in results if wrong]
+        torn, first = sum(torn > 0 for torn, _, _ in results), sum(not acked for _, acked, _ in results)
+        print(f"      power: {len(results)} cuts of a real disk, seed {SEED}, {sum(acked for _, acked, _ in results)} acks compared, "
+              f"{torn} with writes lost or torn, {first} before the first ack; {len(wrong)} wrong; {rate:.1f} a second")
         self.assertEqual(wrong, [])
-        self.assertGreater(torn, CUTS // 4)
+        self.assertGreater(torn, CUTS // 5)
         self.assertGreater(first, 0)
 
-    def found_out(self, disk, loads, flushes_count):
-        for number, result in enumerate(self.cuts(disk, loads, CUTS_OF_A_LIAR, flushes_count)):
-            if result["wrong"]:
-                print(f"      power: found out with cut {number + 1}: {result['wrong'][:200]}")
+    def found_out(self, disk, loads):
+        for number, (_, _, wrong) in enumerate(self.cuts(disk, loads, CUTS_OF_A_LIAR, cache=ENTRIES_OF_A_LIAR)):
+            if wrong:
+                print(f"      power: found out with cut {number + 1}: {wrong[:200]}")
                 return
         self.fail(f"{CUTS_OF_A_LIAR} cuts found nothing wrong with a disk that lies")
 
     def test_a_disk_that_ignores_flushes_is_found_out(self):
-        disk, loads = self.recorded(seconds=3)
-        self.found_out(disk, loads, flushes_count=False)
+        self.found_out(*self.recorded(seconds=3))
 
     def test_a_file_system_without_barriers_is_found_out(self):
         disk, loads = self.recorded("nobarrier", seconds=3)
-        self.found_out(disk, loads, flushes_count=True)
+        flushes = sum(flags & FLUSH for _, _, flags in Recording(disk).entries)
+        self.assertLess(flushes, 10, "it has barriers all the same")
+        self.found_out(disk, loads)
 
 
 class Marks(threading.Thread):
