@@ -101,8 +101,9 @@ impl Place {
     }
 }
 
-/// A record by number and CRC: the newest whose content is durable elsewhere. A commit that went past the ring behind it shows in the
-/// CRC, which the next record names as the one before it: without that commit nothing that was built on it counts.
+/// A record by number and CRC: the newest whose content is durable elsewhere. A commit that went past the ring behind
+/// it shows in the CRC, which the next record names as the one before it: without that commit nothing that was built
+/// on it counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Its number.

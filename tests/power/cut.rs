@@ -1,5 +1,6 @@
-//! A power cut: what a machine finds on its disks when it is switched on again. What was synced before is there. Of what came after,
-//! any sector may be there or not, in whatever order it was written; so may lengths, holes, and names of files.
+//! A power cut: what a machine finds on its disks when it is switched on again. What was synced before is there. Of
+//! what came after, any sector may be there or not, in whatever order it was written; so may lengths, holes, and
+//! names of files.
 
 use std::collections::BTreeMap;
 

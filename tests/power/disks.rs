@@ -1,5 +1,5 @@
-//! The disks of a machine, in memory: database, ring and data files. What is written is seen at once; all that happens is recorded
-//! in one order of time, so that a cut can be made afterwards, at any place of it (`cut`).
+//! The disks of a machine, in memory: database, ring and data files. What is written is seen at once; all that
+//! happens is recorded in one order of time, so that a cut can be made afterwards, at any place of it (`cut`).
 
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};

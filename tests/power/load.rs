@@ -1,5 +1,6 @@
-//! A mixed load on the whole log, out of a seed: records, producers' batches with sequences and resends, values with what they build
-//! on, topics made, changed and deleted, records deleted, retention, a quota, large commits that go past the ring, flushes.
+//! A mixed load on the whole log, out of a seed: records, producers' batches with sequences and resends, values with
+//! what they build on, topics made, changed and deleted, records deleted, retention, a quota, large commits that go
+//! past the ring, flushes.
 
 use std::collections::BTreeMap;
 use std::task::Waker;

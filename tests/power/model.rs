@@ -1,4 +1,5 @@
-//! What the log was told to hold, and whether it holds it: topics, offsets, records byte by byte, producers' sequences, values.
+//! What the log was told to hold, and whether it holds it: topics, offsets, records byte by byte, producers'
+//! sequences, values.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;

@@ -1,6 +1,7 @@
 //! Planted bugs: what the disks would see of an engine that did one thing wrong. The campaign must find each of them.
 //!
-//! They are planted where the disks record, not in the engine: an operation is held back, left out, or entered earlier than it came.
+//! They are planted where the disks record, not in the engine: an operation is held back, left out, or entered
+//! earlier than it came.
 
 use super::disks::{Event, File};
 

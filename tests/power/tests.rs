@@ -1,4 +1,5 @@
-//! The tests of the campaign. `HEADWATER_POWER_CUTS` and `HEADWATER_SEED` make it longer, and repeat it; `scripts/power` sets them.
+//! The tests of the campaign. `HEADWATER_POWER_CUTS` and `HEADWATER_SEED` make it longer, and repeat it;
+//! `scripts/power` sets them.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
