@@ -212,13 +212,7 @@ impl Directory {
         let ring_id = self.ring_id();
         Ring::create(FileDisk(ring), ring_id, self.sizes.ring_bytes).map_err(|e| of_io(&e))?;
         let store = RedbStore::open(FileDisk(file), self.cache_bytes, false)?;
-        let mut ops = new_ring(ring_id).to_vec();
-        ops.extend([
-            format_op(),
-            Op::put(Map::Meta, META_STORE_ID, self.store_id.to_vec()),
-            Op::put(Map::Meta, META_GENERATION, self.generation().to_be_bytes().to_vec()),
-        ]);
-        store.commit(&ops)?;
+        store.commit(&new_store(ring_id, self.store_id, self.generation()))?;
         drop(store);
         let finish = || {
             both.iter().try_for_each(File::sync_all)?;
@@ -466,6 +460,17 @@ pub fn origin_op(store_id: [u8; 16], taken_ms: i64) -> Op {
 pub fn origin(store: &dyn Store) -> Result<Option<[u8; 16]>, StoreError> {
     let origin = store.point(Map::Meta, META_ORIGIN)?;
     Ok(origin.and_then(|origin| origin.first_chunk().copied()))
+}
+
+/// Operations for a new database: what it says of itself, and of its ring.
+pub fn new_store(ring_id: [u8; 16], store_id: [u8; 16], generation: u32) -> Vec<Op> {
+    let mut ops = new_ring(ring_id).to_vec();
+    ops.extend([
+        format_op(),
+        Op::put(Map::Meta, META_STORE_ID, store_id.to_vec()),
+        Op::put(Map::Meta, META_GENERATION, generation.to_be_bytes().to_vec()),
+    ]);
+    ops
 }
 
 /// What a store says of itself; refuses one of another format.

@@ -70,6 +70,9 @@ mod wear;
 mod writer;
 
 #[cfg(test)]
+#[path = "../../tests/power/mod.rs"]
+mod power;
+#[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, Mutex};

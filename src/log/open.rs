@@ -108,9 +108,10 @@ impl Log {
         ));
         let mut desk = Desk::new(Arc::clone(&shared), rules, &options.storage);
         let mut wakes = Wakes::default();
+        // Every page of it is checked: what a disk lost in spite of a sync would else be taken for what is there.
         let opened = shared
             .keeper
-            .open(&desk.rules, false, |_| Ok(()))
+            .open(&desk.rules, true, |_| Ok(()))
             .map_err(OpenError::Store)?;
         desk.install(opened, options.now, &mut wakes);
         let writer = Writer::new(Arc::clone(&shared), desk);

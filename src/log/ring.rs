@@ -103,13 +103,23 @@ impl Place {
     }
 }
 
-/// A record by number and CRC: the newest whose content is durable elsewhere.
+/// A record by number and CRC: the newest whose content is durable elsewhere. A commit that went past the ring behind
+/// it shows in the CRC, which the next record names as the one before it: without that commit nothing that was built
+/// on it counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Its number.
     pub seq: u64,
     /// Its CRC.
     pub crc: u32,
+}
+
+impl Applied {
+    /// Behind a commit of so many bytes that goes past the ring.
+    pub fn passed_by(self, bytes: usize) -> Self {
+        let crc = crc32c::crc32c_append(self.crc, &(bytes as u64).to_le_bytes());
+        Self { crc, ..self }
+    }
 }
 
 /// An open ring.
@@ -153,7 +163,15 @@ impl<D: Disk> Ring<D> {
         if &first[..8] != MAGIC || first[8..] != id {
             return Err(damaged("it is not the ring of this database".into()));
         }
-        let (ring, found) = Self::take_up(disk, id, applied, sizes, &mut sound)?;
+        let (ring, found, newest) = Self::take_up(disk, id, applied, sizes, &mut sound)?;
+        if newest < applied.seq {
+            // It was synced before the database learned of it, and is written over only behind a newer one.
+            return Err(damaged(format!(
+                "the database has its record {}, of which there is no trace; the newest one is {newest}. The disk confirmed what it did \
+                 not write, and newer records may be lost, too",
+                applied.seq
+            )));
+        }
         let missing = ring.newest.seq + 1;
         if let Some(witness) = found.iter().find(|found| found.proves(missing)) {
             return Err(damaged(format!(
@@ -175,7 +193,7 @@ impl<D: Disk> Ring<D> {
         applied: Applied,
         mut sound: impl FnMut(Vec<u8>) -> Result<bool, StoreError>,
     ) -> Result<(Self, Vec<String>), StoreError> {
-        let (mut ring, found) = Self::take_up(disk, id, applied, Sizes::default(), &mut sound)?;
+        let (mut ring, found, _) = Self::take_up(disk, id, applied, Sizes::default(), &mut sound)?;
         let mut holes = Vec::new();
         if !found.iter().any(|found| found.proves(ring.newest.seq + 1)) {
             return Ok((ring, holes));
@@ -204,17 +222,17 @@ impl<D: Disk> Ring<D> {
         Ok((ring, holes))
     }
 
-    /// Every whole record; those that follow one behind the other are shown.
+    /// Every whole record, and the number of the newest that there is a trace of; those that follow one behind the other are shown.
     fn take_up(
         disk: D,
         id: [u8; 16],
         applied: Applied,
         sizes: Sizes,
         sound: &mut dyn FnMut(Vec<u8>) -> Result<bool, StoreError>,
-    ) -> Result<(Self, Vec<Found>), StoreError> {
+    ) -> Result<(Self, Vec<Found>, u64), StoreError> {
         let len = disk.len().map_err(io)? / BLOCK * BLOCK;
-        let found = scan(&disk, len, &id).map_err(io)?;
-        let old = found.iter().find(|found| found.is(applied));
+        let (found, newest) = scan(&disk, len, &id).map_err(io)?;
+        let old = found.iter().rfind(|found| found.place.seq == applied.seq);
         let mut ring = Self {
             id,
             len,
@@ -237,7 +255,7 @@ impl<D: Disk> Ring<D> {
             }
             break;
         }
-        Ok((ring, found))
+        Ok((ring, found, newest))
     }
 
     /// Whether there are records to be wiped before the next one is written.
@@ -313,6 +331,12 @@ impl<D: Disk> Ring<D> {
         self.live.push_back(place);
     }
 
+    /// A commit that went past the ring is durable: the next record is built on it.
+    pub fn passed(&mut self, applied: Applied) {
+        self.free(applied.seq);
+        self.newest = applied;
+    }
+
     /// Records up to this one are durable elsewhere.
     pub fn free(&mut self, seq: u64) {
         while self.live.pop_front_if(|place| place.seq <= seq).is_some() {}
@@ -384,10 +408,6 @@ struct Found {
 }
 
 impl Found {
-    fn is(&self, applied: Applied) -> bool {
-        self.place.seq == applied.seq && self.place.crc == applied.crc
-    }
-
     fn follows(&self, before: Applied) -> bool {
         self.place.seq == before.seq + 1 && self.before == before.crc
     }
@@ -406,14 +426,17 @@ fn successors(found: &[Found], before: Applied) -> impl Iterator<Item = &Found> 
     same.filter(move |found| found.follows(before))
 }
 
-/// Every whole record, in the order of their numbers.
-fn scan(disk: &impl Disk, len: u64, id: &[u8; 16]) -> io::Result<Vec<Found>> {
-    let mut all = Vec::new();
+/// Every whole record, in the order of their numbers; and the largest number of any, whole or damaged.
+fn scan(disk: &impl Disk, len: u64, id: &[u8; 16]) -> io::Result<(Vec<Found>, u64)> {
+    let (mut all, mut newest) = (Vec::new(), 0);
     let mut at = BLOCK;
     let mut header = [0; HEADER];
     while at < len {
         disk.read(at, &mut header)?;
         let bytes = whole(u32_at(&header, 16) as usize);
+        if &header[..8] == RECORD_MAGIC {
+            newest = newest.max(u64_at(&header, 8));
+        }
         if &header[..8] == RECORD_MAGIC && at + bytes <= len && read(disk, at, id)?.is_some() {
             let (seq, crc) = (u64_at(&header, 8), u32_at(&header, 20));
             all.push(Found {
@@ -426,7 +449,7 @@ fn scan(disk: &impl Disk, len: u64, id: &[u8; 16]) -> io::Result<Vec<Found>> {
         at += BLOCK;
     }
     all.sort_unstable_by_key(|found| found.place.seq);
-    Ok(all)
+    Ok((all, newest))
 }
 
 /// The body of the record there, if it is whole.

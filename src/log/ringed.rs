@@ -208,9 +208,11 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         let mut ledger = lock(&self.flushing);
         let mut overlay = Overlay::default();
         ops.iter().for_each(|op| overlay.apply(op, None));
-        let seq = self.waiting().seq;
+        let seq = self.waiting().seq.passed_by(ops::encoded_bytes(ops, false));
         self.watched(self.bring(&mut ledger, &overlay, seq, None))?;
-        log.ring.free(seq.seq);
+        let mut waiting = self.waiting();
+        (waiting.seq, waiting.applied) = (seq, seq);
+        log.ring.passed(seq);
         Ok(())
     }
 

@@ -19,6 +19,7 @@ SUITES = {
     "upstream": ["test_upstream", "test_demo_upstream"],
     "soak": ["test_soak"],
     "kill": ["test_kill"],
+    "power": ["test_power"],
 }
 
 

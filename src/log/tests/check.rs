@@ -98,6 +98,36 @@ fn a_flipped_bit_in_the_database_is_found_and_so_is_a_data_file_that_is_missing_
 }
 
 #[test]
+fn a_flipped_bit_in_a_value_is_found_at_the_start_and_the_value_not_served() {
+    let folder = Folder::new();
+    let log = folder.open();
+    let (key, value) = (b"key".to_vec(), b"seventeen".repeat(9));
+    let change = StateChange {
+        table: Table::Devices,
+        key: key.clone(),
+        expect: Expect::Absent,
+        value: Some(value.clone()),
+    };
+    let submission = Submission {
+        state: vec![change],
+        ..Submission::default()
+    };
+    log.submit(submission, Waker::noop()).wait().unwrap();
+    drop(log);
+    let path = folder.path().join(DATABASE);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let places: Vec<usize> = (0..bytes.len() - value.len())
+        .filter(|at| bytes[*at..].starts_with(&value))
+        .collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| bytes[at + 9] ^= 1);
+    std::fs::write(&path, bytes).unwrap();
+    let log = folder.open();
+    assert_eq!(log.state(Table::Devices, &key), Ok(None));
+    assert_eq!(depot::set_aside(folder.path()).len(), 1);
+}
+
+#[test]
 fn a_torn_or_foreign_file_is_reported_and_not_fatal() {
     let (folder, _) = filled(true);
     let path = folder.path().join(DATABASE);

@@ -309,6 +309,58 @@ fn the_record_before_the_newest_is_needed_where_it_was_durable_before_the_newest
     }
 }
 
+#[test]
+fn a_ring_without_a_trace_of_what_its_database_has_is_damage() {
+    let machine = Machine::new(1);
+    let store = machine.open().unwrap();
+    for key in 1..3 {
+        store.commit(&[Op::put(Map::Topics, [key], vec![key; 100])]).unwrap();
+    }
+    drop(store);
+    // A bit of the newest one flips: nobody needs it any more.
+    machine.ring.0.lock().unwrap().seen[2 * BLOCK as usize + 60] ^= 1;
+    drop(machine.open().unwrap());
+    // The disk confirmed it and lost it, and perhaps others behind it.
+    machine.ring.0.lock().unwrap().seen[2 * BLOCK as usize..].fill(0);
+    let refused = machine.open().map(|_| ()).unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Damaged(why) if why.contains("record 2, of which there is no trace")),
+        "{refused}"
+    );
+}
+
+#[test]
+fn what_was_built_on_a_commit_past_the_ring_is_not_taken_without_it() {
+    let machine = Machine::new(1);
+    let store = machine.open().unwrap();
+    let put = |key: u8, bytes: usize| [Op::put(Map::Topics, [key], vec![key; bytes])];
+    store.commit(&put(1, 100)).unwrap();
+    store.checkpoint().unwrap();
+    let before = machine.file.0.lock().unwrap().seen.clone();
+    store.commit(&put(2, 100_000)).unwrap();
+    store.commit(&put(3, 100)).unwrap();
+    std::mem::forget(store);
+    let after = std::mem::replace(&mut machine.file.0.lock().unwrap().seen, before.clone());
+    let keys = |store: &dyn Store| {
+        content(store, &Model::new())
+            .into_keys()
+            .map(|(_, key)| key[0])
+            .collect::<Vec<_>>()
+    };
+    // The disk confirmed the large one and lost it: what is left is the state before it.
+    assert_eq!(keys(&machine.open().unwrap()), [1]);
+    machine.file.0.lock().unwrap().seen = after;
+    let store = machine.open().unwrap();
+    assert_eq!(keys(&store), [1, 2, 3]);
+    store.commit(&put(4, 100_000)).unwrap();
+    store.commit(&put(5, 100)).unwrap();
+    store.commit(&put(6, 100)).unwrap();
+    std::mem::forget(store);
+    machine.file.0.lock().unwrap().seen = before;
+    // Two that were durable one behind the other prove that something is missing.
+    assert!(matches!(machine.open(), Err(StoreError::Damaged(_))));
+}
+
 /// A body of so many bytes under a key.
 fn long(key: u8, bytes: usize) -> Op {
     Op::put_long(Map::Journal, [key], vec![key], vec![vec![key; bytes].into()])
