@@ -160,6 +160,11 @@ impl Fetch {
             Err(refused) => return part.fail(refused.code.kafka()),
         };
         let bytes = read.batches.iter().map(Bytes::len).fold(0, usize::saturating_add);
+        if bytes == 0 && read.offset_next > part.next {
+            // Nothing is left of what was there: it waits for what comes behind that.
+            part.next = read.offset_next;
+            return;
+        }
         if bytes == 0 || (bytes > room && !empty) {
             part.done = true;
             return;

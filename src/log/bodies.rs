@@ -16,7 +16,7 @@ use super::disk::{Disk, UNSYNCED_BYTES};
 use super::layout::Fields;
 use super::ring::{BLOCK, aligned};
 use super::shelf::Shelf;
-use super::store::{Map, Op, Store, StoreError};
+use super::store::{Map, Op, Store, StoreError, of_io};
 
 /// A data file that is longer gets no more bodies.
 pub const FILE_BYTES: u64 = 64 << 20;
@@ -26,7 +26,7 @@ const OPEN_MAX: usize = 8;
 /// Where a body lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Extent {
-    file: u32,
+    pub(super) file: u32,
     offset: u64,
     pub(super) bytes: u32,
 }
@@ -64,7 +64,7 @@ impl Extent {
         [self.file.into(), self.offset, self.bytes.into()]
     }
 
-    fn end(self) -> u64 {
+    pub(super) fn end(self) -> u64 {
         self.offset.saturating_add(u64::from(self.bytes))
     }
 }
@@ -286,7 +286,10 @@ impl<F: Shelf> Bodies<F> {
             result => result,
         };
         // That is no damage of the store: nothing was named that is not there.
-        result.map_err(|error| StoreError::Io(error.to_string()))
+        result.map_err(|error| match of_io(&error) {
+            StoreError::Damaged(why) => StoreError::Io(why),
+            other => other,
+        })
     }
 
     /// The file that the next bodies go to, and where they begin in it.

@@ -7,6 +7,7 @@
 //! headwater.data/               its batches (`bodies`), in numbered files: none of the three is whole without the others
 //! headwater.redb.new            a database in the making, and its ring; never opened, removed at the next start
 //! headwater.redb.format-N       the database as it was before it was brought from format N to a newer one, and its ring
+//! headwater.reserve             space that is given back where the disk is full, so that removing works (`reserve`)
 //! headwater.redb.damaged-N      the N-th database that was set aside, its ring and its batches; never touched again
 //! GENERATION                    how many databases were set aside, also when those files are gone
 //! ```
@@ -18,9 +19,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::disk::Disk;
-use super::disk::{CopyOnWriteDisk, DirectDisk, FileDisk};
+use super::disk::{CopyOnWriteDisk, DirectDisk, FileDisk, forget_cached};
 use super::layout::{FORMAT, FORMAT_OLDEST, Fields, damaged};
 use super::redb::RedbStore;
+use super::reserve;
 use super::ring::{RING_BYTES, Ring};
 use super::ringed::{RingedStore, Sizes, new_ring};
 use super::shelf::{self, Folder, ReadOnlyFolder};
@@ -39,7 +41,7 @@ const GENERATION: &str = "GENERATION";
 /// Keys in `Map::Meta`.
 const META_FORMAT: &[u8] = b"format";
 const META_STORE_ID: &[u8] = b"store_id";
-const META_GENERATION: &[u8] = b"generation";
+pub(super) const META_GENERATION: &[u8] = b"generation";
 
 /// What a store says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +60,21 @@ pub trait Depot: Send + Sync {
     fn open(&self, verify: bool) -> Result<(Box<dyn Store>, Identity), StoreError>;
     /// Puts the damaged store away, so that the next `open` makes a new one. Says where it is now.
     fn set_aside(&self) -> Result<String, StoreError>;
+    /// Sets aside what is damaged of the store and keeps in use what is intact, under a new generation. Says where the damaged is
+    /// now; `None` where nothing can be kept.
+    fn mend(&self, _error: &StoreError) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
     /// What the store takes of the disk.
     fn usage(&self) -> Result<Usage, StoreError>;
+    /// Keeps space for what has to be written to make room on a full disk. `StoreError::Full` where there is none.
+    fn take_reserve(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+    /// Gives that space back; whether there was any.
+    fn give_reserve(&self) -> bool {
+        false
+    }
 }
 
 /// Why a data directory cannot be served.
@@ -114,8 +129,8 @@ impl std::error::Error for OpenError {}
 /// The depot of a data directory.
 #[derive(Debug)]
 pub struct Directory {
-    path: PathBuf,
-    cache_bytes: usize,
+    pub(super) path: PathBuf,
+    pub(super) cache_bytes: usize,
     store_id: [u8; 16],
     ring_seed: [u8; 16],
     /// Locked as long as it is open.
@@ -153,7 +168,7 @@ impl Directory {
         })
     }
 
-    fn database(&self) -> PathBuf {
+    pub(super) fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
     }
 
@@ -208,6 +223,26 @@ impl Directory {
     /// Puts files away under the next generation's number, in this order; those that are not there are not missed. Gives where the
     /// last one is.
     fn put_aside(&self, names: &[&str]) -> Result<PathBuf, IoError> {
+        let generation = self.next_generation()?;
+        let mut aside = PathBuf::new();
+        for name in names {
+            aside = self.put_one_aside(name, generation)?;
+        }
+        Ok(aside)
+    }
+
+    /// Puts a file away; one that is not there is not missed. Gives where it is.
+    pub(super) fn put_one_aside(&self, name: &str, generation: u32) -> Result<PathBuf, IoError> {
+        let aside = self.path.join(format!("{name}.damaged-{generation}"));
+        match fs::rename(self.path.join(name), &aside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => self.sync()?,
+        }
+        Ok(aside)
+    }
+
+    /// Counts one more store, or part of one, that is lost.
+    pub(super) fn next_generation(&self) -> Result<u32, IoError> {
         let generation = self.generation() + 1;
         let count = self.path.join(format!("{GENERATION}.new"));
         // The count first: a crash between the two leaves a gap in the numbers, never a number given twice.
@@ -216,15 +251,7 @@ impl Directory {
         file.sync_all()?;
         fs::rename(&count, self.path.join(GENERATION))?;
         self.sync()?;
-        let mut aside = PathBuf::new();
-        for name in names {
-            aside = self.path.join(format!("{name}.damaged-{generation}"));
-            match fs::rename(self.path.join(name), &aside) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => self.sync()?,
-            }
-        }
-        Ok(aside)
+        Ok(generation)
     }
 
     /// Copies the database and its ring before they are brought from a format to the next: the way back. The data files are the
@@ -240,7 +267,7 @@ impl Directory {
     }
 
     /// New for every ring, and known to nobody outside.
-    fn ring_id(&self) -> [u8; 16] {
+    pub(super) fn ring_id(&self) -> [u8; 16] {
         let mut id = self.ring_seed;
         for (byte, count) in id.iter_mut().zip(self.generation().to_le_bytes()) {
             *byte ^= count;
@@ -248,7 +275,7 @@ impl Directory {
         id
     }
 
-    fn sync(&self) -> Result<(), IoError> {
+    pub(super) fn sync(&self) -> Result<(), IoError> {
         shelf::sync(&self.path)
     }
 }
@@ -260,9 +287,13 @@ impl Depot for Directory {
             Ok(found) if found.len() == 0 => return Err(damaged("the database is an empty file")),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                if self.path.join(DATA).try_exists().map_err(|error| io(&error))? {
-                    // Batches whose database is gone: nothing is written among them.
-                    self.put_aside(&[DATA]).map_err(|error| io(&error))?;
+                let there = |name: &str| self.path.join(name).try_exists().map_err(|error| io(&error));
+                // A ring alone, beside a database in the making, is left of a creation that was cut off.
+                let cut_off = || there(&format!("{DATABASE}.new"));
+                if there(DATA)? || there(RING)? && !cut_off()? {
+                    return Err(damaged(
+                        "the database is missing, and with it what was in the data files",
+                    ));
                 }
                 self.create()?;
             }
@@ -270,10 +301,14 @@ impl Depot for Directory {
         }
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(|error| io(&error))?;
-        let ring = DirectDisk::open(&self.path.join(RING)).map_err(|error| ring_gone(&error))?;
+        // After a failed sync what is in memory may never have reached the disk, and is taken for clean.
+        forget_cached(&file);
         let database = RedbStore::open(FileDisk(file), self.cache_bytes, verify)?;
         // Before the ring is looked at: a newer one may look different.
         let mut identity = identity(&database)?;
+        self.finish_mending(&database)?;
+        let ring = DirectDisk::open(&self.path.join(RING)).map_err(|error| ring_gone(&error))?;
+        ring.forget_cached();
         if identity.format != FORMAT {
             self.keep_copy(identity.format).map_err(|error| io(&error))?;
             tracing::info!(
@@ -295,8 +330,20 @@ impl Depot for Directory {
         Ok(aside.display().to_string())
     }
 
+    fn mend(&self, error: &StoreError) -> Result<Option<String>, StoreError> {
+        self.mend_in_place(error)
+    }
+
     fn usage(&self) -> Result<Usage, StoreError> {
         usage::of_directory(&self.path).map_err(|error| io(&error))
+    }
+
+    fn take_reserve(&self) -> Result<(), StoreError> {
+        reserve::take(&self.path).map_err(|error| io(&error))
+    }
+
+    fn give_reserve(&self) -> bool {
+        reserve::give(&self.path)
     }
 }
 
@@ -317,7 +364,7 @@ pub fn look(path: &Path, cache_bytes: usize, verify: bool) -> Result<Looked, Sto
     Ok(RingedStore::open(database, ring, shelf, Sizes::default())?.only_looks())
 }
 
-fn ring_gone(error: &IoError) -> StoreError {
+pub(super) fn ring_gone(error: &IoError) -> StoreError {
     match error.kind() {
         ErrorKind::NotFound => damaged(format!("{RING} is missing, and with it the newest commits")),
         _ => io(error),
@@ -379,6 +426,10 @@ fn format_op() -> Op {
     Op::put(Map::Meta, META_FORMAT, FORMAT.to_be_bytes().to_vec())
 }
 
-fn io(error: &IoError) -> StoreError {
-    StoreError::Io(error.to_string())
+/// An error of the files themselves; what is in them is another matter.
+pub(super) fn io(error: &IoError) -> StoreError {
+    match of_io(error) {
+        StoreError::Damaged(why) => StoreError::Io(why),
+        other => other,
+    }
 }

@@ -26,6 +26,7 @@ mod layout;
 mod load;
 mod loss;
 mod memory;
+mod mend;
 mod moving;
 mod open;
 mod ops;
@@ -37,9 +38,11 @@ mod quota;
 mod read;
 mod reader;
 mod redb;
+mod reserve;
 mod retention;
 mod ring;
 mod ringed;
+mod room;
 mod seal;
 mod sealed;
 mod sealer;
@@ -370,6 +373,11 @@ impl Log {
         if let Some(inline) = &self.inline {
             inline::lock(inline).refuse_with(code);
         }
+    }
+
+    /// Looks whether the disk answers: for `/healthz`, which says so when it does not.
+    pub fn look_at_disk(&self) {
+        self.shared.look_at_disk();
     }
 
     /// Sets the gauges of the log: for a scrape.

@@ -21,6 +21,7 @@ mod golden;
 mod hold;
 mod inspect;
 mod machine;
+mod mend;
 mod quota;
 mod retention;
 mod ring;
