@@ -11,6 +11,7 @@ use std::io::{Error as IoError, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::bodies::Extent;
+use super::boots::{Boot, ClockMark};
 use super::depot::{DATA, DATABASE, Directory, META_GENERATION, RING, identity, io, look};
 use super::disk::{CopyOnWriteDisk, FileDisk};
 use super::layout::{Directory as JournalHead, Fields, Mark, damaged, decode_segment};
@@ -296,6 +297,12 @@ fn makes_sense(map: Map, key: &[u8], value: &[u8]) -> Result<Option<Extent>, Sto
         }
         Map::Losses => {
             Loss::decode(key, value)?;
+        }
+        Map::Boots => {
+            Boot::decode(key, value)?;
+        }
+        Map::Untrusted => {
+            ClockMark::decode(key, value)?;
         }
         Map::Meta | Map::Files | Map::State(_) => {}
     }

@@ -242,7 +242,7 @@ impl Desk {
         // A flush of the store before this one does not end any more.
         self.shared.moving.end(Mover::Seal);
         self.shared.past.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.mark(holes, &mut state);
+        self.mark_holes(holes, &mut state);
         let mut current = self.shared.write_state();
         state.commit_number = current.commit_number + 1;
         let before = std::mem::replace(&mut *current, state);
@@ -288,7 +288,7 @@ impl Desk {
     }
 
     /// Has the markers of what is missing stored.
-    fn mark(&mut self, holes: Vec<(PartitionKey, Loss)>, state: &mut State) {
+    fn mark_holes(&mut self, holes: Vec<(PartitionKey, Loss)>, state: &mut State) {
         let now_ms = self.shared.now().wall_ms;
         for (key, hole) in holes {
             let marker = Loss {

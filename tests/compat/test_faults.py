@@ -21,7 +21,7 @@ from harness import SEED, Broker, cli, eventually
 from readback import read_topic
 
 HANG = float(os.environ.get("HEADWATER_HANG", "3"))
-FLIPS = int(os.environ.get("HEADWATER_FLIPS", "12"))
+FLIPS = int(os.environ.get("HEADWATER_FLIPS", "24"))
 TOPIC = "faults"
 RECOVERY = 5.0
 EIO, ENOSPC, EROFS = 5, 28, 30
@@ -176,7 +176,8 @@ class Faults(unittest.TestCase):
         self.row(fault, broker, said, named, seconds)
         broker.environment = {}
         broker.restart()
-        self.assertEqual(self.compare_after_restart(broker, more), named)
+        # What only one process could not read may be there again.
+        self.assertLessEqual(self.compare_after_restart(broker, more), named)
         self.takes_records(broker)
 
     def compare_after_restart(self, broker, more):
@@ -186,7 +187,7 @@ class Faults(unittest.TestCase):
             return len(self.filled)
         return self.compare(broker)
 
-    def under_load(self, fault, rules, said, seconds=1.5):
+    def under_load(self, fault, rules, said, seconds=1.0):
         """A fault that comes while records do, and ends."""
         broker = self.broker()
         broker.start()
@@ -389,13 +390,13 @@ class Faults(unittest.TestCase):
         path = broker.data / DATABASE
         data = path.read_bytes()
         # The rows of a page of redb: all keys, then all values. The format's is the first of its table.
-        newer = re.sub(rb"(format[a-z_]*topic_key_next\0\0\0)\x02", lambda found: found.group(1) + b"\x63", data)
+        newer = re.sub(rb"(format[a-z_]*topic_key_next\0\0\0)[\x02-\x09]", lambda found: found.group(1) + b"\x63", data)
         self.assertNotEqual(newer, data)
         path.write_bytes(newer)
         broker.start(wait=False)
         self.assertNotEqual(broker.process.wait(10), 0)
         self.assertEqual([entry.name for entry in broker.data.iterdir() if "damaged" in entry.name], [], "it was set aside")
-        self.row("a newer format", broker, "the data has format 99, this headwater knows formats up to 2")
+        self.row("a newer format", broker, r"the data has format 99, this headwater knows formats up to \d")
         path.write_bytes(data)
         broker.start()
         self.assertEqual(self.compare(broker), 0)
@@ -457,7 +458,7 @@ class Faults(unittest.TestCase):
         broker = self.broker(filled=False)
         self.mounted(broker, "-o", "loop", str(self.image(broker, 96)))
         broker.environment = {}
-        broker.sets += ["topic_defaults.retention_time=8s"]
+        broker.sets += ["topic_defaults.retention_time=5s"]
         broker.start()
         sender = Sender(broker, {}, name="past")
         sender.send(500, 40_000).wait(30)
