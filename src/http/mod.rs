@@ -152,6 +152,7 @@ impl App {
     }
 
     fn healthz(&self) -> Answer {
+        self.log.look_at_disk();
         let degraded = self.metrics.health.degraded();
         if degraded.is_empty() {
             return text(StatusCode::OK, "ok\n");

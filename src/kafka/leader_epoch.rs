@@ -1,11 +1,11 @@
-//! OffsetForLeaderEpoch: where an epoch's records end. There is a new epoch only after a loss, and then everything that is left
-//! belongs to the newest: older ones end where the log starts.
+//! OffsetForLeaderEpoch: where an epoch's records end. There is a new epoch only after damage. It begins at an offset that only it gives
+//! out: an older one ends where the next begins, or where the log starts, if that is later.
 
 use super::call::{Call, Context, Ready, error};
 use crate::kafka_wire::messages::offset_for_leader_epoch_request::OffsetForLeaderPartition;
 use crate::kafka_wire::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
 use crate::kafka_wire::messages::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, TopicName};
-use crate::model::{Code, Partition};
+use crate::model::{Code, Offset, Partition};
 
 pub(super) fn begin(request: OffsetForLeaderEpochRequest, cx: &Context<'_>) -> Box<dyn Call> {
     let topics = request.topics.into_iter().map(|topic| {
@@ -34,7 +34,7 @@ fn end_of(topic: &TopicName, asked: &OffsetForLeaderPartition, cx: &Context<'_>)
             .with_end_offset(bounds.high_watermark.kafka()),
         epoch if (0..bounds.leader_epoch).contains(&epoch) => answer
             .with_leader_epoch(epoch)
-            .with_end_offset(bounds.log_start.kafka()),
+            .with_end_offset(bounds.log_start.max(Offset::of_epoch(epoch.saturating_add(1))).kafka()),
         // An epoch that was never here: undefined.
         _ => answer,
     }

@@ -202,7 +202,8 @@ impl Backup {
                         break;
                     }
                     Err(Missing::Store(error)) => return Err(error),
-                    Err(Missing::Batch(why)) => self.lost(span, place, why, writer)?,
+                    Err(Missing::Batch(_, why)) => self.lost(span, place, why, writer)?,
+                    Err(Missing::Now(_, why)) => return Err(StoreError::Io(why)),
                 }
                 (next, attempts) = (place.offset_next().min(span.offset_next), 0);
             }

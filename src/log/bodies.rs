@@ -22,7 +22,7 @@ use super::profile::Sizes;
 use super::ring::{BLOCK, aligned};
 use super::shelf::Shelf;
 use super::space::Space;
-use super::store::{Map, Op, Store, StoreError};
+use super::store::{Map, Op, Store, StoreError, of_io};
 
 /// A data file that is longer gets no more bodies.
 pub const FILE_BYTES: u64 = 64 << 20;
@@ -399,7 +399,10 @@ impl<F: Shelf> Bodies<F> {
             result => result,
         };
         // That is no damage of the store: nothing was named that is not there.
-        result.map_err(|error: io::Error| StoreError::Io(error.to_string()))
+        result.map_err(|error: io::Error| match of_io(&error) {
+            StoreError::Damaged(why) => StoreError::Io(why),
+            other => other,
+        })
     }
 
     /// Takes a place behind what is there, for the commit of a record if it is one.

@@ -412,7 +412,8 @@ impl Cleaner {
                 Ok(bytes) => Batch::parse_trusted(bytes)
                     .map(|batch| (*place, batch))
                     .map_err(|e| Halt::Unreadable(place.base_offset, e.to_string())),
-                Err(Missing::Batch(why)) => Err(Halt::Unreadable(place.base_offset, why)),
+                Err(Missing::Batch(_, why)) => Err(Halt::Unreadable(place.base_offset, why)),
+                Err(Missing::Now(_, why)) => Err(Halt::Elsewhere(why)),
                 Err(Missing::Store(error)) => Err(Halt::Elsewhere(error.to_string())),
             });
             let read: Vec<_> = read

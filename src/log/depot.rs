@@ -7,6 +7,7 @@
 //! headwater.data/               its batches (`bodies`), in numbered files: none of the three is whole without the others
 //! headwater.redb.new            a database in the making, and its ring; never opened, removed at the next start
 //! headwater.redb.format-N       the database as it was before it was brought from format N to a newer one, and its ring
+//! headwater.reserve             space that is given back where the disk is full, so that removing works (`reserve`)
 //! headwater.redb.damaged-N      the N-th database that was set aside, its ring and its batches; never touched again
 //! GENERATION                    how many databases were set aside, also when those files are gone
 //! ```
@@ -19,11 +20,12 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, flock};
 
 use super::disk::Disk;
-use super::disk::{CopyOnWriteDisk, DirectDisk, FileDisk};
+use super::disk::{CopyOnWriteDisk, DirectDisk, FileDisk, forget_cached};
 use super::layout::{FORMAT, FORMAT_OLDEST, Fields, damaged};
 use super::media::Media;
 use super::profile::Sizes;
 use super::redb::RedbStore;
+use super::reserve;
 use super::ring::Ring;
 use super::ring_row::new_ring;
 use super::ringed::RingedStore;
@@ -44,7 +46,7 @@ const GENERATION: &str = "GENERATION";
 /// Keys in `Map::Meta`.
 const META_FORMAT: &[u8] = b"format";
 const META_STORE_ID: &[u8] = b"store_id";
-const META_GENERATION: &[u8] = b"generation";
+pub(super) const META_GENERATION: &[u8] = b"generation";
 const META_ORIGIN: &[u8] = b"origin";
 
 /// What a store says of itself.
@@ -64,6 +66,11 @@ pub trait Depot: Send + Sync {
     fn open(&self, verify: bool) -> Result<(Box<dyn Store>, Identity), StoreError>;
     /// Puts the damaged store away, so that the next `open` makes a new one. Says where it is now.
     fn set_aside(&self) -> Result<String, StoreError>;
+    /// Sets aside what is damaged of the store and keeps in use what is intact, under a new generation. Says where the damaged is
+    /// now; `None` where nothing can be kept.
+    fn mend(&self, _error: &StoreError) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
     /// What the store takes of the disk.
     fn usage(&self) -> Result<Usage, StoreError>;
     /// What was written to the disk.
@@ -73,6 +80,14 @@ pub trait Depot: Send + Sync {
     /// What it lies on; `None` where it lies on no disk.
     fn media(&self) -> Option<&Media> {
         None
+    }
+    /// Keeps space for what has to be written to make room on a full disk. `StoreError::Full` where there is none.
+    fn take_reserve(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+    /// Gives that space back; whether there was any.
+    fn give_reserve(&self) -> bool {
+        false
     }
 }
 
@@ -128,8 +143,8 @@ impl std::error::Error for OpenError {}
 /// The depot of a data directory.
 #[derive(Debug)]
 pub struct Directory {
-    path: PathBuf,
-    cache_bytes: usize,
+    pub(super) path: PathBuf,
+    pub(super) cache_bytes: usize,
     store_id: [u8; 16],
     ring_seed: [u8; 16],
     media: Media,
@@ -178,7 +193,7 @@ impl Directory {
         self.sizes = sizes;
     }
 
-    fn database(&self) -> PathBuf {
+    pub(super) fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
     }
 
@@ -227,18 +242,30 @@ impl Directory {
     /// Puts files away under the next generation's number, in this order; those that are not there are not missed. Gives where the
     /// last one is.
     fn put_aside(&self, names: &[&str]) -> Result<PathBuf, IoError> {
+        let generation = self.next_generation()?;
+        let mut aside = PathBuf::new();
+        for name in names {
+            aside = self.put_one_aside(name, generation)?;
+        }
+        Ok(aside)
+    }
+
+    /// Puts a file away; one that is not there is not missed. Gives where it is.
+    pub(super) fn put_one_aside(&self, name: &str, generation: u32) -> Result<PathBuf, IoError> {
+        let aside = self.path.join(format!("{name}.damaged-{generation}"));
+        match fs::rename(self.path.join(name), &aside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => self.sync()?,
+        }
+        Ok(aside)
+    }
+
+    /// Counts one more store, or part of one, that is lost.
+    pub(super) fn next_generation(&self) -> Result<u32, IoError> {
         let generation = self.generation() + 1;
         // The count first: a crash between the two leaves a gap in the numbers, never a number given twice.
         self.count(generation)?;
-        let mut aside = PathBuf::new();
-        for name in names {
-            aside = self.path.join(format!("{name}.damaged-{generation}"));
-            match fs::rename(self.path.join(name), &aside) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => self.sync()?,
-            }
-        }
-        Ok(aside)
+        Ok(generation)
     }
 
     /// Copies the database and its ring before they are brought from a format to the next: the way back. The data files are the
@@ -264,7 +291,7 @@ impl Directory {
     }
 
     /// New for every ring, and known to nobody outside.
-    fn ring_id(&self) -> [u8; 16] {
+    pub(super) fn ring_id(&self) -> [u8; 16] {
         let mut id = self.ring_seed;
         for (byte, count) in id.iter_mut().zip(self.generation().to_le_bytes()) {
             *byte ^= count;
@@ -272,7 +299,7 @@ impl Directory {
         id
     }
 
-    fn sync(&self) -> Result<(), IoError> {
+    pub(super) fn sync(&self) -> Result<(), IoError> {
         shelf::sync(&self.path)
     }
 }
@@ -284,9 +311,13 @@ impl Depot for Directory {
             Ok(found) if found.len() == 0 => return Err(damaged("the database is an empty file")),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                if self.path.join(DATA).try_exists().map_err(|error| io(&error))? {
-                    // Batches whose database is gone: nothing is written among them.
-                    self.put_aside(&[DATA]).map_err(|error| io(&error))?;
+                let there = |name: &str| self.path.join(name).try_exists().map_err(|error| io(&error));
+                // A ring alone, beside a database in the making, is left of a creation that was cut off.
+                let cut_off = || there(&format!("{DATABASE}.new"));
+                if there(DATA)? || there(RING)? && !cut_off()? {
+                    return Err(damaged(
+                        "the database is missing, and with it what was in the data files",
+                    ));
                 }
                 self.create()?;
             }
@@ -294,12 +325,16 @@ impl Depot for Directory {
         }
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(|error| io(&error))?;
-        let ring = DirectDisk::open(&self.path.join(RING)).map_err(|error| ring_gone(&error))?;
-        let ring = Tallied::new(ring, Arc::clone(&self.tally));
+        // After a failed sync what is in memory may never have reached the disk, and is taken for clean.
+        forget_cached(&file);
         let file = Tallied::new(FileDisk(file), Arc::clone(&self.tally));
         let database = RedbStore::open(file, self.cache_bytes, verify)?;
         // Before the ring is looked at: a newer one may look different.
         let mut identity = identity(&database)?;
+        self.finish_mending(&database)?;
+        let ring = DirectDisk::open(&self.path.join(RING)).map_err(|error| ring_gone(&error))?;
+        ring.forget_cached();
+        let ring = Tallied::new(ring, Arc::clone(&self.tally));
         if identity.format != FORMAT {
             self.keep_copy(identity.format).map_err(|error| io(&error))?;
             tracing::info!(
@@ -322,6 +357,10 @@ impl Depot for Directory {
         Ok(aside.display().to_string())
     }
 
+    fn mend(&self, error: &StoreError) -> Result<Option<String>, StoreError> {
+        self.mend_in_place(error)
+    }
+
     fn usage(&self) -> Result<Usage, StoreError> {
         usage::of_directory(&self.path).map_err(|error| io(&error))
     }
@@ -332,6 +371,14 @@ impl Depot for Directory {
 
     fn media(&self) -> Option<&Media> {
         Some(&self.media)
+    }
+
+    fn take_reserve(&self) -> Result<(), StoreError> {
+        reserve::take(&self.path).map_err(|error| io(&error))
+    }
+
+    fn give_reserve(&self) -> bool {
+        reserve::give(&self.path)
     }
 }
 
@@ -401,6 +448,15 @@ pub fn look(files: &Files, cache_bytes: usize) -> Result<(Looked, Vec<String>), 
     Ok((store, unread))
 }
 
+/// Whether a store would open as it is, its ring and all.
+pub(super) fn opens(files: &Files, cache_bytes: usize) -> Result<(), StoreError> {
+    let ring = File::open(files.path(RING)).and_then(CopyOnWriteDisk::new);
+    let ring = ring.map_err(|error| ring_gone(&error))?;
+    let shelf = ReadOnlyFolder(Folder::new(files.path(DATA), Arc::default()));
+    let database = RedbStore::open(database(files)?, cache_bytes, false)?;
+    RingedStore::open(database, ring, shelf, Sizes::default()).map(|store| drop(store.only_looks()))
+}
+
 fn database(files: &Files) -> Result<CopyOnWriteDisk, StoreError> {
     let file = File::open(files.path(DATABASE)).and_then(CopyOnWriteDisk::new);
     let file = file.map_err(|error| io(&error))?;
@@ -410,7 +466,7 @@ fn database(files: &Files) -> Result<CopyOnWriteDisk, StoreError> {
     }
 }
 
-fn ring_gone(error: &IoError) -> StoreError {
+pub(super) fn ring_gone(error: &IoError) -> StoreError {
     match error.kind() {
         ErrorKind::NotFound => damaged(format!("{RING} is missing, and with it the newest commits")),
         _ => io(error),
@@ -495,6 +551,10 @@ fn format_op() -> Op {
     Op::put(Map::Meta, META_FORMAT, FORMAT.to_be_bytes().to_vec())
 }
 
-fn io(error: &IoError) -> StoreError {
-    StoreError::Io(error.to_string())
+/// An error of the files themselves; what is in them is another matter.
+pub(super) fn io(error: &IoError) -> StoreError {
+    match of_io(error) {
+        StoreError::Damaged(why) => StoreError::Io(why),
+        other => other,
+    }
 }

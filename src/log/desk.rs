@@ -51,6 +51,12 @@ pub(super) struct Desk {
     pub(super) closed: Option<(StoreError, u64)>,
     /// The store was checked because of damage that was not found.
     pub(super) doubted: bool,
+    /// Attempts with a disk that has a fault, one behind the other.
+    pub(super) faults: u32,
+    /// The disk is full, and why nothing is taken: only what makes room is written.
+    pub(super) full: Option<StoreError>,
+    /// When damage was last told, monotonic microseconds.
+    pub(super) told_us: Option<u64>,
 }
 
 impl Desk {
@@ -75,6 +81,9 @@ impl Desk {
             prepared: 0,
             closed: None,
             doubted: false,
+            faults: 0,
+            full: None,
+            told_us: None,
         }
     }
 
@@ -252,6 +261,8 @@ impl Desk {
 /// A commit in the making.
 struct Drafting<'a> {
     draft: Draft<'a>,
+    /// Nothing is taken, and why.
+    refuses: Option<Refused>,
     drafted: Drafted,
 }
 
@@ -283,9 +294,11 @@ impl Drafted {
 
 impl<'a> Drafting<'a> {
     fn new(desk: &'a Desk, now: Now) -> Self {
-        let draft = Draft::new(desk, now);
-        let drafted = Drafted::default();
-        Self { draft, drafted }
+        Self {
+            draft: Draft::new(desk, now),
+            refuses: desk.full.as_ref().map(storage),
+            drafted: Drafted::default(),
+        }
     }
 
     fn done(self) -> Drafted {
@@ -309,6 +322,10 @@ impl<'a> Drafting<'a> {
                     bytes,
                 } => {
                     drafted.bytes += bytes;
+                    if let Some(refused) = self.refuses.clone() {
+                        drafted.answers.push(Answer::Submit(promise, Err(refused), since_us));
+                        continue;
+                    }
                     let result = match self.draft.submit(submission) {
                         Ok(committed) => Ok(committed),
                         Err(Trouble::Refused(refused)) => Err(refused),
@@ -321,7 +338,10 @@ impl<'a> Drafting<'a> {
                     drafted.answers.push(Answer::Submit(promise, result, since_us));
                 }
                 Item::CreateTopic(spec, promise) => {
-                    let result = self.draft.create_topic(&spec);
+                    let result = match self.refuses.clone() {
+                        Some(refused) => Err(refused),
+                        None => self.draft.create_topic(&spec),
+                    };
                     drafted.answers.push(Answer::Topic(promise, result));
                 }
                 Item::DeleteTopic(..) | Item::Admin(..) => unreachable!("it is worked off alone"),

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 /// So much of a flush is written at most before a sync. A device takes what it is given in turn: behind megabytes of a flush a commit
@@ -41,6 +41,13 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn write_synced(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.write(offset, data)?;
         self.sync()
+    }
+}
+
+/// Drops what the kernel keeps of a file and has written, or believes it has, so that the disk itself is read next.
+pub fn forget_cached(file: &File) {
+    if let Err(error) = fadvise(file, 0, None, Advice::DontNeed) {
+        tracing::debug!(%error, "what is cached of a file stays there");
     }
 }
 
@@ -130,6 +137,11 @@ impl DirectDisk {
         let direct = options.custom_flags(OFlags::DIRECT.bits() as i32).open(path).ok();
         let refused = AtomicBool::new(false);
         Ok(Self { file, direct, refused })
+    }
+
+    /// What is read next comes from the disk.
+    pub fn forget_cached(&self) {
+        forget_cached(&self.file.0);
     }
 
     fn fits(offset: u64, data: &[u8]) -> bool {

@@ -191,6 +191,10 @@ impl Store for FaultyStore {
         self.store.body(map, key, range)
     }
 
+    fn each_gone(&self, each: &mut dyn FnMut(Map, &[u8])) -> Result<(), StoreError> {
+        self.store.each_gone(each)
+    }
+
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
         self.store.scan(map, from, until, each)
     }

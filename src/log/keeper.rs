@@ -10,6 +10,9 @@ use super::store::{Op, Sealer, Store, StoreError};
 use super::tally::Written;
 use super::usage::Usage;
 
+/// Mendings between two openings at most.
+const MENDS_MAX: usize = 2;
+
 /// Holder of the store's handle.
 pub(super) struct Keeper {
     store: RwLock<Option<Box<dyn Store>>>,
@@ -20,8 +23,17 @@ pub(super) struct Keeper {
 pub(super) struct Opened {
     pub(super) loaded: Loaded,
     pub(super) identity: Identity,
-    /// The one before was damaged: why, and where it is now.
-    pub(super) lost: Option<(StoreError, String)>,
+    /// Something was damaged.
+    pub(super) lost: Option<Lost>,
+}
+
+/// Damage that was met.
+pub(super) struct Lost {
+    pub(super) error: StoreError,
+    /// Where what was damaged is now.
+    pub(super) aside: String,
+    /// What was intact is still in use: the hole has markers. Else everything begins anew.
+    pub(super) mended: bool,
 }
 
 impl Keeper {
@@ -41,11 +53,12 @@ impl Keeper {
     }
 
     /// Drops the handle and opens the store anew, checking every page of it if `verify` says so. `sound` looks at what was found and says what is wrong with it. A damaged store
-    /// is set aside, and a new one takes its place.
+    /// is mended; where that cannot be it is set aside, and a new one takes its place. What the disk does not give is taken for damaged if `gives_up` says so.
     pub(super) fn open(
         &self,
         rules: &Rules,
         verify: bool,
+        gives_up: bool,
         sound: impl Fn(&Loaded) -> Result<(), StoreError>,
     ) -> Result<Opened, StoreError> {
         let mut place = self.store.write().unwrap_or_else(PoisonError::into_inner);
@@ -53,22 +66,36 @@ impl Keeper {
             store.seal_with(None);
         }
         *place = None;
-        let error = match self
-            .open_once(rules, verify)
-            .and_then(|found| sound(&found.1).map(|()| found))
-        {
-            Ok((store, loaded, identity)) => {
-                *place = Some(store);
-                let lost = None;
-                return Ok(Opened { loaded, identity, lost });
-            }
-            Err(error @ StoreError::Damaged(_)) => error,
-            Err(error) => return Err(error),
+        let attempt = |verify| {
+            self.open_once(rules, verify)
+                .and_then(|found| sound(&found.1).map(|()| found))
         };
-        let aside = self.depot.set_aside()?;
-        let (store, loaded, identity) = self.open_once(rules, false)?;
+        let mut opened = attempt(verify);
+        let mut lost: Option<Lost> = None;
+        // The ring and the database may both be damaged.
+        for _ in 0..MENDS_MAX {
+            let error = match &opened {
+                Err(error @ StoreError::Damaged(_)) => error.clone(),
+                Err(error @ StoreError::Fault(_)) if gives_up => error.clone(),
+                _ => break,
+            };
+            let Some(aside) = self.depot.mend(&error)? else {
+                break;
+            };
+            tracing::warn!(%error, aside, "damage was found, and mended as far as that goes");
+            let error = lost.take().map_or(error, |before| before.error);
+            let mended = true;
+            lost = Some(Lost { error, aside, mended });
+            opened = attempt(false);
+        }
+        if let Err(error @ StoreError::Damaged(_)) = opened {
+            let aside = self.depot.set_aside()?;
+            let mended = false;
+            lost = Some(Lost { error, aside, mended });
+            opened = self.open_once(rules, false);
+        }
+        let (store, loaded, identity) = opened?;
         *place = Some(store);
-        let lost = Some((error, aside));
         Ok(Opened { loaded, identity, lost })
     }
 
@@ -78,6 +105,16 @@ impl Keeper {
         if let Some(store) = store.as_deref() {
             store.seal_with(Some(sealer));
         }
+    }
+
+    /// Gives back the space that is kept for a full disk; whether there was any.
+    pub(super) fn give_reserve(&self) -> bool {
+        self.depot.give_reserve()
+    }
+
+    /// Keeps some space for when the disk is full. `StoreError::Full` where there is none to be kept.
+    pub(super) fn take_reserve(&self) -> Result<(), StoreError> {
+        self.depot.take_reserve()
     }
 
     /// What the store takes of the disk.

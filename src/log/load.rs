@@ -1,15 +1,15 @@
 //! The state of the log from a store, at start and after a failure; and the rows of topics and meta.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::model::Topic;
 
 use super::boots::{self, ClockMark};
 use super::draft::Rules;
-use super::layout::{BatchEntry, Directory, Fields, Mark, PartitionKey, damaged, decode_segment};
+use super::layout::{BatchEntry, Directory, Fields, Mark, PartitionKey, damaged, decode_segment, journal_key};
 use super::loss::Loss;
-use super::partition::Home;
+use super::partition::{Home, Indexed};
 use super::producers::{Producer, Producers};
 use super::state::{Row, State, TopicState};
 use super::store::{Map, Op, Store, StoreError};
@@ -27,6 +27,8 @@ pub(super) struct Loaded {
     pub(super) row_next: u64,
     /// Rows and segments that no topic needs any more.
     pub(super) garbage: Vec<Garbage>,
+    /// Where something is missing that has no marker yet.
+    pub(super) holes: Vec<(PartitionKey, Loss)>,
 }
 
 /// Something to be removed from the store.
@@ -83,14 +85,12 @@ pub(super) fn load(store: &dyn Store, rules: &Rules) -> Result<Loaded, StoreErro
     let mut batches = Vec::new();
     load_journal(store, &mut loaded, &mut batches)?;
     load_segments(store, &mut loaded, &mut batches)?;
-    place(batches, &mut loaded);
+    place(batches, &mut loaded)?;
     advance(&starts, &mut loaded);
     store.scan(Map::Losses, &[], None, &mut |key, value| {
         let (key, loss) = Loss::decode(key, value)?;
         if let Some(partition) = loaded.state.partition_mut(key) {
-            // What was lost at the end is not given out again.
-            partition.offset_next = partition.offset_next.max(loss.offset_last.saturating_add(1));
-            partition.losses.push(loss);
+            partition.lose(loss);
         }
         Ok(true)
     })?;
@@ -114,6 +114,7 @@ pub(super) fn load(store: &dyn Store, rules: &Rules) -> Result<Loaded, StoreErro
         }
         Ok(true)
     })?;
+    find_holes(store, rules.generation, &mut loaded)?;
     Ok(loaded)
 }
 
@@ -204,11 +205,41 @@ pub(super) fn segment(entries: &[BatchEntry]) -> Vec<Placed> {
     placed.collect()
 }
 
-fn place(mut batches: Vec<Placed>, loaded: &mut Loaded) {
+fn place(mut batches: Vec<Placed>, loaded: &mut Loaded) -> Result<(), StoreError> {
     batches.sort_unstable_by_key(|(entry, ..)| (entry.partition, entry.base_offset));
     for (entry, home, at) in batches {
+        let log = loaded.state.partition(entry.partition);
+        if log.is_some_and(|log| entry.base_offset < log.offset_next) {
+            return Err(damaged(format!("offset {} is there twice", entry.base_offset)));
+        }
         loaded.state.append(&entry, home, at, None);
     }
+    Ok(())
+}
+
+/// Finds what is missing, and lets offsets go on behind it. It is called again until the markers are stored.
+fn find_holes(store: &dyn Store, generation: u32, loaded: &mut Loaded) -> Result<(), StoreError> {
+    let mut gone = HashSet::new();
+    store.each_gone(&mut |map, key| {
+        gone.insert((map, key.to_vec()));
+    })?;
+    for topic in loaded.state.topics.values_mut() {
+        for (partition, log) in (0..).zip(&mut topic.partitions) {
+            let topic = topic.key;
+            let place = PartitionKey { topic, partition };
+            let is_gone = |batch: &Indexed| {
+                let key = match batch.home.into() {
+                    Home::Segment { base_offset, .. } => (Map::Segments, place.segment(base_offset)),
+                    Home::Journal(row) => (Map::Journal, journal_key(row).to_vec()),
+                };
+                gone.contains(&key)
+            };
+            for hole in log.holes(generation, is_gone) {
+                loaded.holes.push((place, log.lose(hole)));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Where partitions begin, and how far they are clean.

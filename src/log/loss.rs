@@ -6,9 +6,12 @@
 //! loss value  crc-32c u32 of the rest | last offset u64 | bytes u64 | first time i64 | last time i64 | when i64 | reason u8
 //! ```
 
+use std::ops::Range;
+
 use super::layout::{Fields, PartitionKey, damaged};
 use super::partition::{Indexed, PartitionLog};
 use super::store::{Map, Op, StoreError};
+use super::topic::{first_offset, generation_of};
 
 /// Why records were given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -20,7 +23,8 @@ pub enum LossReason {
     QuotaUnforwarded,
     /// Not everybody who was to forward them had done so, and retention waited no longer (`hold.max.ms`, `hold.max.bytes`).
     HoldMax,
-    /// They could not be read when the directory was repaired, or copied.
+    /// What they lay in is damaged or missing, or was when the directory was repaired or copied. The last of a partition ends where
+    /// its next epoch begins: how many records it held is not known.
     Damage,
 }
 
@@ -34,7 +38,7 @@ impl LossReason {
             Self::Quota => "for the storage quota",
             Self::QuotaUnforwarded => "for the storage quota, not forwarded",
             Self::HoldMax => "at the end of hold_until_forwarded, not forwarded",
-            Self::Damage => "because they could not be read",
+            Self::Damage => "because of damage",
         }
     }
 
@@ -76,7 +80,7 @@ pub struct LossFound {
 }
 
 impl Loss {
-    /// Of batches that are past from here on; `None` of none. Offsets before `log_start` had gone already.
+    /// Of batches that cannot be read from here on; `None` of none. Offsets before `log_start` had gone already.
     pub(super) fn of(past: &[Indexed], log_start: u64, now_ms: i64, reason: LossReason) -> Option<Self> {
         let (first, last) = (past.first()?, past.last()?);
         Some(Self {
@@ -88,6 +92,24 @@ impl Loss {
             lost_ms: now_ms,
             reason,
         })
+    }
+
+    /// Of offsets whose batches are not known any more.
+    pub(super) fn unknown(offsets: Range<u64>, time_ms: i64) -> Self {
+        Self {
+            offset_first: offsets.start,
+            offset_last: offsets.end - 1,
+            bytes: 0,
+            time_first_ms: time_ms,
+            time_last_ms: time_ms,
+            lost_ms: 0,
+            reason: LossReason::Damage,
+        }
+    }
+
+    /// Whether damage took this offset: it has no place in what is read.
+    pub(super) fn hides(&self, offset: u64) -> bool {
+        self.reason == LossReason::Damage && (self.offset_first..=self.offset_last).contains(&offset)
     }
 
     /// How many offsets.
@@ -142,9 +164,17 @@ fn time_ms(batch: &Indexed) -> i64 {
 }
 
 impl PartitionLog {
-    /// Enters a loss behind the others: one that goes on where the last ended makes that longer. Gives the marker to store.
+    /// Enters a loss among the others: one that goes on where another of its kind ended makes that longer. Gives the marker to store.
+    /// Offsets go on behind damage, in the epoch that begins there.
     pub(super) fn lose(&mut self, loss: Loss) -> Loss {
-        if let Some(last) = self.losses.last_mut()
+        if loss.reason == LossReason::Damage {
+            self.offset_next = self.offset_next.max(loss.offset_last.saturating_add(1));
+            self.leader_epoch = self.leader_epoch.max(generation_of(self.offset_next) as i32);
+        }
+        let at = self
+            .losses
+            .partition_point(|other| other.offset_first < loss.offset_first);
+        if let Some(last) = at.checked_sub(1).and_then(|at| self.losses.get_mut(at))
             && last.reason == loss.reason
             && last.offset_last.checked_add(1) == Some(loss.offset_first)
         {
@@ -156,7 +186,52 @@ impl PartitionLog {
             };
             return *last;
         }
-        self.losses.push(loss);
+        match self.losses.get_mut(at) {
+            // They have one place in the store.
+            Some(other) if other.offset_first == loss.offset_first => *other = loss,
+            _ => self.losses.insert(at, loss),
+        }
         loss
+    }
+
+    /// The offset behind the damage that this one lies in, or this one.
+    pub(super) fn behind_damage(&self, offset: u64) -> u64 {
+        let before = self.losses.partition_point(|loss| loss.offset_first <= offset);
+        let mut losses = self.losses.iter().take(before).rev();
+        match losses.find(|loss| loss.reason == LossReason::Damage) {
+            Some(loss) if loss.hides(offset) => loss.offset_last.saturating_add(1),
+            _ => offset,
+        }
+    }
+
+    /// Whether damage took this offset.
+    pub(super) fn is_damaged(&self, offset: u64) -> bool {
+        self.behind_damage(offset) > offset
+    }
+
+    /// What is missing and has no marker yet: batches that are gone, offsets that no batch covers, and what may have been
+    /// between the last of them and this generation, where one before was damaged. Their time of loss is left to the caller.
+    pub(super) fn holes(&self, generation: u32, gone: impl Fn(&Indexed) -> bool) -> Vec<Loss> {
+        let (mut holes, mut run): (Vec<Loss>, Vec<Indexed>) = (Vec::new(), Vec::new());
+        let (mut next, mut time) = (self.log_start, 0);
+        let of_run = |run: &mut Vec<Indexed>| Loss::of(&std::mem::take(run), self.log_start, 0, LossReason::Damage);
+        for batch in &self.index {
+            // What was compacted away is no hole.
+            next = next.max(self.clean_until);
+            if batch.base_offset > next && !self.is_damaged(next) {
+                holes.extend(of_run(&mut run));
+                holes.push(Loss::unknown(next..batch.base_offset, time_ms(batch)));
+            }
+            (next, time) = (batch.offset_next(), time_ms(batch));
+            match gone(batch) && !self.is_damaged(batch.base_offset) {
+                true => run.push(*batch),
+                false => holes.extend(of_run(&mut run)),
+            }
+        }
+        holes.extend(of_run(&mut run));
+        if generation_of(self.offset_next) < generation {
+            holes.push(Loss::unknown(self.offset_next..first_offset(generation), time));
+        }
+        holes
     }
 }

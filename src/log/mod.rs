@@ -31,6 +31,7 @@ mod load;
 mod loss;
 mod media;
 mod memory;
+mod mend;
 mod moving;
 mod open;
 mod ops;
@@ -44,10 +45,12 @@ mod read;
 mod reader;
 mod redb;
 mod repair;
+mod reserve;
 mod retention;
 mod ring;
 mod ring_row;
 mod ringed;
+mod room;
 mod salvage;
 mod seal;
 mod sealed;
@@ -394,6 +397,11 @@ impl Log {
         if let Some(inline) = &self.inline {
             inline::lock(inline).refuse_with(code);
         }
+    }
+
+    /// Looks whether the disk answers: for `/healthz`, which says so when it does not.
+    pub fn look_at_disk(&self) {
+        self.shared.look_at_disk();
     }
 
     /// Sets the gauges of the log: for a scrape.

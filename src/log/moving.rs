@@ -3,6 +3,10 @@
 //! at a time; neither waits for the other.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// No flush takes longer on a disk that works.
+const MOVE_MAX: Duration = Duration::from_secs(5);
 
 /// One who moves batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,13 @@ impl Moving {
                 .wait_while(self.lock(), at_it)
                 .unwrap_or_else(PoisonError::into_inner),
         );
+    }
+
+    /// Waits until nobody is at it. A flush that failed ends with the store that is opened anew, so this is not for ever.
+    pub(super) fn wait_for_all(&self) {
+        let at_it = |who: &mut Option<Mover>| who.is_some();
+        let waited = self.changed.wait_timeout_while(self.lock(), MOVE_MAX, at_it);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Mover>> {

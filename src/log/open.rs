@@ -1,5 +1,6 @@
 //! Opening the log: the store, the state from it, the topics of the configuration; and the same again after the store failed.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -11,8 +12,10 @@ use super::depot::{Depot, Directory, OpenError};
 use super::desk::Desk;
 use super::draft::Rules;
 use super::floors::{Carrier, Floors};
-use super::keeper::{Keeper, Opened};
+use super::keeper::{Keeper, Lost, Opened};
+use super::layout::PartitionKey;
 use super::load::{Loaded, topic_key_op};
+use super::loss::Loss;
 use super::moving::Mover;
 use super::profile;
 use super::queue::Item;
@@ -23,6 +26,8 @@ use super::store::StoreError;
 use super::ticket::{Wakes, ticket};
 use super::{Checkpointer, Cleaner, Log, Reader, TopicSpec, Writer};
 
+/// After so many attempts with a disk that has a fault, what it does not give is taken for lost. One a second.
+const FAULTS_MAX: u32 = 3;
 /// Between two attempts with a store that the disk refuses, microseconds.
 const RETRY_US: u64 = 1_000_000;
 
@@ -109,10 +114,16 @@ impl Log {
         let mut desk = Desk::new(Arc::clone(&shared), rules, &options.storage);
         let mut wakes = Wakes::default();
         // Every page of it is checked: what a disk lost in spite of a sync would else be taken for what is there.
-        let opened = shared
-            .keeper
-            .open(&desk.rules, true, |_| Ok(()))
-            .map_err(OpenError::Store)?;
+        let open = |gives_up| shared.keeper.open(&desk.rules, true, gives_up, |_| Ok(()));
+        // A fault may be one bad read. One that stays is a part of the disk that is gone.
+        let opened = match open(false) {
+            Err(StoreError::Fault(why)) => {
+                tracing::warn!(why, "the disk has a fault; trying once more");
+                open(true)
+            }
+            opened => opened,
+        };
+        let opened = opened.map_err(OpenError::Store)?;
         desk.install(opened, options.now, &mut wakes);
         let writer = Writer::new(Arc::clone(&shared), desk);
         let reader = Reader {
@@ -147,9 +158,16 @@ impl Desk {
         // A page that made no sense may have been one bad read: the whole store is checked. If it is found sound and again makes no
         // sense, it is not believed any more.
         let damaged = matches!(error, StoreError::Damaged(_));
-        let again = damaged && std::mem::replace(&mut self.doubted, true);
-        let opened = shared.keeper.open(&self.rules, damaged, |loaded| {
-            if again {
+        let again = Cell::new(damaged && std::mem::replace(&mut self.doubted, true));
+        if matches!(error, StoreError::Full(_)) {
+            self.fill_up(error);
+        }
+        let faulty = matches!(error, StoreError::Fault(_));
+        self.faults = if faulty { self.faults.saturating_add(1) } else { 0 };
+        let gives_up = self.faults >= FAULTS_MAX;
+        let opened = shared.keeper.open(&self.rules, damaged || faulty, gives_up, |loaded| {
+            // Once: what was mended meanwhile is another store.
+            if again.take() {
                 return Err(error.clone());
             }
             whole(&shared.read_state(), loaded)
@@ -163,6 +181,7 @@ impl Desk {
                         tracing::info!("the store takes commits again");
                     }
                     shared.metrics.health.restore("store");
+                    self.faults = 0;
                     return self.install(opened, now, wakes);
                 }
                 Err(error) => {
@@ -187,7 +206,7 @@ impl Desk {
         }
         let shared = Arc::clone(&self.shared);
         let sound = |loaded: &Loaded| whole(&shared.read_state(), loaded);
-        match shared.keeper.open(&self.rules, false, sound) {
+        match shared.keeper.open(&self.rules, false, false, sound) {
             Ok(opened) if opened.lost.is_some() => self.take_over(opened, wakes),
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "the store cannot even be read"),
@@ -215,18 +234,8 @@ impl Desk {
     }
 
     fn take_over(&mut self, opened: Opened, wakes: &mut Wakes) {
-        let metrics = Arc::clone(&self.shared.metrics);
-        if let Some((error, aside)) = &opened.lost {
-            let generation = opened.identity.generation;
-            tracing::error!(
-                %error, aside, generation,
-                "the store was damaged and is set aside; records, sessions and deduplication state in it are lost to readers; \
-                 offsets go on above them in a new leader epoch"
-            );
-            metrics.log.stores_lost.inc();
-            self.doubted = false;
-            let why = format!("{error}; it was set aside as {aside}, and the log goes on in a new one");
-            metrics.health.degrade("store-lost", why);
+        if let Some(lost) = &opened.lost {
+            self.tell_loss(lost, opened.identity.generation);
         }
         let Loaded {
             mut state,
@@ -234,6 +243,7 @@ impl Desk {
             topic_key_next,
             row_next,
             garbage,
+            holes,
         } = opened.loaded;
         self.rules.store_id = opened.identity.store_id;
         self.rules.generation = opened.identity.generation;
@@ -246,6 +256,7 @@ impl Desk {
         // A flush of the store before this one does not end any more.
         self.shared.moving.end(Mover::Seal);
         self.shared.past.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.mark_holes(holes, &mut state);
         let mut current = self.shared.write_state();
         state.commit_number = current.commit_number + 1;
         let before = std::mem::replace(&mut *current, state);
@@ -261,6 +272,55 @@ impl Desk {
                     .watches
                     .partition_moved(name, Partition(partition), next, wakes);
             }
+        }
+    }
+
+    /// Damage is told once, where somebody looks: in the log, in `/healthz` for a while, and in metrics.
+    fn tell_loss(&mut self, lost: &Lost, generation: u32) {
+        let Lost { error, aside, mended } = lost;
+        let metrics = Arc::clone(&self.shared.metrics);
+        self.doubted = false;
+        self.told_us = Some(self.shared.clock_us());
+        if *mended {
+            tracing::error!(
+                %error, aside, generation,
+                "the store was damaged: the damaged file is set aside, what is intact stays in use, and what is missing is marked \
+                 (/api/v1/losses); offsets go on in a new leader epoch"
+            );
+            metrics.log.stores_mended.inc();
+            let why = format!("{error}; set aside as {aside}, what is intact stays in use, see /api/v1/losses");
+            return metrics.health.degrade("store-damaged", why);
+        }
+        tracing::error!(
+            %error, aside, generation,
+            "the store was damaged and is set aside; records, sessions and deduplication state in it are lost to readers; \
+             offsets go on above them in a new leader epoch"
+        );
+        metrics.log.stores_lost.inc();
+        let why = format!("{error}; it was set aside as {aside}, and the log goes on in a new one");
+        metrics.health.degrade("store-lost", why);
+    }
+
+    /// Has the markers of what is missing stored.
+    fn mark_holes(&mut self, holes: Vec<(PartitionKey, Loss)>, state: &mut State) {
+        let now_ms = self.shared.now().wall_ms;
+        for (key, hole) in holes {
+            let marker = Loss {
+                lost_ms: now_ms,
+                ..hole
+            };
+            let topic = state.names.get(&key.topic).map_or("?", |name| name.as_str());
+            tracing::error!(
+                topic,
+                partition = key.partition,
+                offset_first = marker.offset_first,
+                offset_last = marker.offset_last,
+                "what was there is lost to damage"
+            );
+            if let Some(log) = state.partition_mut(key) {
+                log.lose(marker);
+            }
+            self.due.mark(key, marker);
         }
     }
 

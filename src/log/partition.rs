@@ -225,11 +225,12 @@ impl PartitionLog {
         Some((batches, offset_next))
     }
 
-    /// The places of batches from `from` on, up to `bytes_max` (one at least).
+    /// The places of batches from `from` on, up to `bytes_max` (one at least); those that damage took are passed over.
     pub fn places(&self, from: u64, bytes_max: usize) -> Vec<Indexed> {
         let first = self.index.partition_point(|batch| batch.offset_next() <= from);
         let (mut places, mut bytes) = (Vec::new(), 0);
-        for batch in self.index.range(first..) {
+        let readable = |batch: &&Indexed| !self.is_damaged(batch.base_offset);
+        for batch in self.index.range(first..).filter(readable) {
             if !places.is_empty() && bytes + batch.bytes as usize > bytes_max {
                 break;
             }
@@ -249,7 +250,8 @@ impl PartitionLog {
         // What retention removed may still be in `max_so_far`: then the batch itself tells.
         self.index
             .range(first..)
-            .find(|batch| batch.base_offset >= from && self.times(batch).0 >= timestamp_ms)
+            .filter(|batch| batch.base_offset >= from && self.times(batch).0 >= timestamp_ms)
+            .find(|batch| !self.is_damaged(batch.base_offset))
             .copied()
     }
 }

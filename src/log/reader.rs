@@ -1,7 +1,7 @@
 //! Reads: at once from the tail cache on the caller's thread, else by the reader thread from the store. One transaction for each
 //! piece and nothing held open, because a held one makes the store's file grow.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -13,7 +13,7 @@ use crate::model::{Code, Offset, Partition, Topic};
 use super::boots::shift_ms;
 use super::desk::storage;
 use super::layout::{PartitionKey, journal_key};
-use super::moving::Mover;
+use super::loss::{Loss, LossReason};
 use super::partition::{Home, Indexed, PartitionLog};
 use super::shared::Shared;
 use super::state::State;
@@ -27,6 +27,11 @@ const WAITING_MAX: usize = 4096;
 const ATTEMPTS: u32 = 8;
 /// What a lookup by time unpacks at most of one batch.
 const INFLATE_BYTES_MAX: usize = 64 << 20;
+
+/// A batch that the disk does not give for so long is taken for damaged, microseconds.
+const FAILING_US: u64 = 10_000_000;
+/// So many of them are watched.
+const FAILING_MAX: usize = 1024;
 
 /// A lookup by time.
 pub(super) struct TimeRequest {
@@ -45,6 +50,8 @@ enum Item {
 pub(super) struct ReaderQueue {
     waiting: Mutex<(VecDeque<Item>, bool)>,
     arrived: Condvar,
+    /// Batches that the disk did not give, and since when, monotonic microseconds.
+    failing: Mutex<HashMap<(PartitionKey, u64), u64>>,
 }
 
 /// Serves cold reads; `net` runs it on a thread of its own.
@@ -150,6 +157,27 @@ impl ReaderQueue {
         }
     }
 
+    /// Whether the disk has not given this batch for so long that it is not waited for any more.
+    fn fails_for_long(&self, key: PartitionKey, place: &Indexed, now_us: u64) -> bool {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if failing.len() >= FAILING_MAX {
+            failing.clear();
+        }
+        let since_us = *failing.entry((key, place.base_offset)).or_insert(now_us);
+        let long = now_us.saturating_sub(since_us) >= FAILING_US;
+        if long {
+            failing.remove(&(key, place.base_offset));
+        }
+        long
+    }
+
+    fn was_read(&self, key: PartitionKey, place: &Indexed) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !failing.is_empty() {
+            failing.remove(&(key, place.base_offset));
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, (VecDeque<Item>, bool)> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,42 +241,68 @@ fn read_cold(shared: &Shared, request: &ReadRequest) -> Result<ReadBatches, Refu
                 });
             }
             Err(_) if attempts < ATTEMPTS && moved(shared, request, &places) => {}
-            Err(error) => return Err(unreadable(shared, error)),
+            Err(missing) => pass(shared, key, missing)?,
         }
     }
 }
 
-/// What to answer when the bytes of a batch could not be had. A row that is not whole is the batch's trouble; anything else is the
-/// store's, and the writer looks after that.
-fn unreadable(shared: &Shared, error: Missing) -> Refused {
-    match error {
-        Missing::Batch(why) => {
-            tracing::error!(why, "a stored batch cannot be read");
-            shared.metrics.log.unreadable.inc();
-            Refused::new(Code::CorruptBatch, why)
-        }
-        Missing::Store(error) => storage(&error),
+/// A batch that is not as it was stored is never served, and nobody waits for it: it is entered as lost to damage, and reads go on
+/// behind it. The writer stores the marker.
+fn give_up(shared: &Shared, key: PartitionKey, place: &Indexed, why: &str) {
+    shared.metrics.log.unreadable.inc();
+    let now_ms = shared.now().wall_ms;
+    let mut state = shared.write_state();
+    let Some(log) = state.partition_mut(key) else {
+        return;
+    };
+    let found = log.index.partition_point(|batch| batch.base_offset < place.base_offset);
+    if log.index.get(found) != Some(place) {
+        // It went meanwhile, or lies elsewhere now.
+        return;
     }
+    let Some(loss) = Loss::of(&[*place], log.log_start, now_ms, LossReason::Damage) else {
+        return;
+    };
+    tracing::error!(
+        topic = key.topic,
+        partition = key.partition,
+        offset_first = loss.offset_first,
+        offset_last = loss.offset_last,
+        why,
+        "a stored batch is damaged: reads go on behind it, and a marker says which offsets are lost (/api/v1/losses)"
+    );
+    let marker = log.lose(loss);
+    drop(state);
+    shared.damaged(key, marker);
 }
 
 /// Why the bytes of a batch cannot be had.
 #[derive(Debug)]
 pub(super) enum Missing {
     /// They are not as they were stored.
-    Batch(String),
+    Batch(Indexed, String),
+    /// The disk does not give them, now.
+    Now(Indexed, String),
     /// The store does not answer.
     Store(StoreError),
 }
 
-impl From<StoreError> for Missing {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
+/// Gives up what is damaged, and what the disk did not give for long; refuses what may be read later.
+fn pass(shared: &Shared, key: PartitionKey, missing: Missing) -> Result<(), Refused> {
+    match missing {
+        Missing::Batch(place, why) => give_up(shared, key, &place, &why),
+        Missing::Now(place, why) if shared.reader.fails_for_long(key, &place, shared.clock_us()) => {
+            give_up(shared, key, &place, &why);
+        }
+        Missing::Now(_, why) => return Err(storage(&StoreError::Unreadable(why))),
+        Missing::Store(error) => return Err(storage(&error)),
     }
+    Ok(())
 }
 
 fn moved(shared: &Shared, request: &ReadRequest, places: &[Indexed]) -> bool {
     // Their rows may be gone already, and memory be told in a moment.
-    shared.moving.wait_for(Mover::Swap);
+    shared.moving.wait_for_all();
     let state = shared.read_state();
     let now = partition(&state, &request.topic, request.partition);
     now.map_or(true, |(_, log)| log.places(request.from.0, request.bytes_max) != places)
@@ -259,14 +313,15 @@ pub(super) fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed) 
     let bytes = shared.lend(|store| match bytes_of(store, partition, place) {
         Err(Missing::Store(error)) => Err(error),
         other => Ok(other),
-    })??;
+    });
+    let bytes = bytes.map_err(Missing::Store)??;
     match Batch::parse(bytes.clone()) {
-        Ok(batch) if batch.base_offset() == Offset(place.base_offset) => Ok(bytes),
-        Ok(_) => Err(Missing::Batch(format!(
-            "the batch at {} has another offset",
-            place.base_offset
-        ))),
-        Err(error) => Err(Missing::Batch(format!("the batch at {}: {error}", place.base_offset))),
+        Ok(batch) if batch.base_offset() == Offset(place.base_offset) => {
+            shared.reader.was_read(partition, place);
+            Ok(bytes)
+        }
+        Ok(_) => Err(Missing::Batch(*place, "it has another offset".into())),
+        Err(error) => Err(Missing::Batch(*place, error.to_string())),
     }
 }
 
@@ -274,11 +329,15 @@ pub(super) fn stored(shared: &Shared, partition: PartitionKey, place: &Indexed) 
 pub(super) fn bytes_of(store: &dyn Store, partition: PartitionKey, place: &Indexed) -> Result<Bytes, Missing> {
     let range = place.at as usize..place.at as usize + place.bytes as usize;
     let read = match place.home.into() {
-        Home::Segment { base_offset, .. } => store.body(Map::Segments, &partition.segment(base_offset), range)?,
-        Home::Journal(row) => store.body(Map::Journal, &journal_key(row), range)?,
+        Home::Segment { base_offset, .. } => store.body(Map::Segments, &partition.segment(base_offset), range),
+        Home::Journal(row) => store.body(Map::Journal, &journal_key(row), range),
     };
-    let missing = || Missing::Batch(format!("the batch at {} is not there", place.base_offset));
-    read.map(Bytes::from).ok_or_else(missing)
+    match read {
+        Ok(Some(bytes)) => Ok(bytes.into()),
+        Ok(None) => Err(Missing::Batch(*place, "it is not there".into())),
+        Err(StoreError::Unreadable(why)) => Err(Missing::Now(*place, why)),
+        Err(error) => Err(Missing::Store(error)),
+    }
 }
 
 fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Refused> {
@@ -298,12 +357,13 @@ fn time(shared: &Shared, request: &TimeRequest) -> Result<Option<TimePoint>, Ref
             Ok(bytes) => bytes,
             Err(error) => {
                 attempts += 1;
-                shared.moving.wait_for(Mover::Swap);
+                shared.moving.wait_for_all();
                 let moved = find(from)?.is_none_or(|(_, now, ..)| now != place);
                 if attempts < ATTEMPTS && moved {
                     continue;
                 }
-                return Err(unreadable(shared, error));
+                pass(shared, key, error)?;
+                continue;
             }
         };
         let records = Batch::parse_trusted(bytes).and_then(|batch| batch.records(INFLATE_BYTES_MAX));

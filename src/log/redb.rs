@@ -60,6 +60,32 @@ impl RedbStore {
         store
     }
 
+    /// Rows of a map in the order of their keys, or backwards, as far as they can be read: for what is damaged. `each` gives
+    /// `false` to end it.
+    pub fn walk(
+        &self,
+        map: Map,
+        backwards: bool,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        self.guarded(|database| {
+            let transaction = database.begin_read()?;
+            let table = match transaction.open_table(table(map)) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+                table => table?,
+            };
+            let mut rows = table.range::<&[u8]>(..)?;
+            let mut next = || if backwards { rows.next_back() } else { rows.next() };
+            while let Some(row) = next() {
+                let (key, value) = row?;
+                if !each(key.value(), value.value()) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn guarded<R>(&self, f: impl FnOnce(&Database) -> Result<R, Error>) -> Result<R, StoreError> {
         if self.dead.load(Ordering::Acquire) {
             return Err(StoreError::Closed);

@@ -52,6 +52,11 @@ impl Due {
         self.starts.push((key, log_start));
     }
 
+    /// A marker that is to be stored.
+    pub(super) fn mark(&mut self, key: PartitionKey, marker: Loss) {
+        self.losses.push((key, marker));
+    }
+
     /// Batches went before their time: the marker is stored in the commit of their log start. Offsets before `log_start` had gone already.
     pub(super) fn lose(
         &mut self,
@@ -120,7 +125,10 @@ impl Due {
     }
 
     pub(super) fn has_garbage(&self) -> bool {
-        !self.garbage.is_empty() || !self.starts.is_empty() || !self.producers_gone.is_empty()
+        !self.garbage.is_empty()
+            || !self.starts.is_empty()
+            || !self.losses.is_empty()
+            || !self.producers_gone.is_empty()
     }
 
     /// Whether everything past is removed, and so much of it that its space is not to wait for a flush that has another reason.
@@ -235,6 +243,9 @@ impl Desk {
             return;
         }
         self.due.look_us = now.mono_us.saturating_add(LOOK_US);
+        self.mark_damage();
+        self.forget_damage(now);
+        self.look_for_room();
         self.expire(now);
         self.keep_the_quota(now);
         if !self.clock.is_trusted() {

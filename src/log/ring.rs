@@ -142,10 +142,15 @@ pub struct Ring<D> {
 impl<D: Disk> Ring<D> {
     /// Makes a ring in an empty file. The id must be random.
     pub fn create(disk: D, id: [u8; 16], len: u64) -> io::Result<()> {
-        disk.extend(len)?;
-        disk.write(0, MAGIC)?;
-        disk.write(8, &id)?;
-        disk.sync()
+        create_with(disk, id, len, &[])
+    }
+
+    /// The id that a ring's file says it has; `None` of what is no ring.
+    pub fn id_of(disk: &D) -> Option<[u8; 16]> {
+        let mut first = [0; 24];
+        disk.read(0, &mut first).ok()?;
+        let magic = &first[..8] == MAGIC;
+        magic.then(|| first[8..].try_into().ok()).flatten()
     }
 
     /// Opens a ring whose records up to `applied` are durable elsewhere, and that may grow as `sizes` say; shows the bodies of those
@@ -408,6 +413,16 @@ struct Found {
 }
 
 impl Found {
+    fn at(at: u64, header: &[u8; HEADER]) -> Self {
+        let bytes = whole(u32_at(header, 16) as usize);
+        let (seq, crc) = (u64_at(header, 8), u32_at(header, 20));
+        Self {
+            place: Place { seq, crc, at, bytes },
+            before: u32_at(header, 24),
+            ahead: u64::from(u32_at(header, 28)),
+        }
+    }
+
     fn follows(&self, before: Applied) -> bool {
         self.place.seq == before.seq + 1 && self.before == before.crc
     }
@@ -438,12 +453,7 @@ fn scan(disk: &impl Disk, len: u64, id: &[u8; 16]) -> io::Result<(Vec<Found>, u6
             newest = newest.max(u64_at(&header, 8));
         }
         if &header[..8] == RECORD_MAGIC && at + bytes <= len && read(disk, at, id)?.is_some() {
-            let (seq, crc) = (u64_at(&header, 8), u32_at(&header, 20));
-            all.push(Found {
-                place: Place { seq, crc, at, bytes },
-                before: u32_at(&header, 24),
-                ahead: u64::from(u32_at(&header, 28)),
-            });
+            all.push(Found::at(at, &header));
         }
         // Block by block: what looks like a long record may be the left-over of one that others were written into.
         at += BLOCK;
@@ -462,6 +472,84 @@ fn read(disk: &impl Disk, at: u64, id: &[u8; 16]) -> io::Result<Option<Vec<u8>>>
     let sound = crc(id, &record, body) == u32_at(&header, 20);
     record.drain(..HEADER);
     Ok(sound.then_some(record))
+}
+
+/// What can still be had of a damaged ring: the bodies of its whole records behind `applied`, in order, whatever is missing between
+/// them. `Err` when not one block can be read: then the disk fails, not the ring.
+pub fn salvage(disk: &impl Disk, id: &[u8; 16], applied: Applied) -> io::Result<Vec<Vec<u8>>> {
+    let (mut found, mut readable, mut failed) = (Vec::new(), false, None);
+    let len = disk.len()? / BLOCK * BLOCK;
+    let mut header = [0; HEADER];
+    for at in (0..len).step_by(BLOCK as usize) {
+        let whole_there = match disk.read(at, &mut header) {
+            Ok(()) if &header[..8] == RECORD_MAGIC && at + whole(u32_at(&header, 16) as usize) <= len => {
+                read(disk, at, id)
+            }
+            other => other.map(|()| None),
+        };
+        match whole_there {
+            Ok(body) => {
+                readable = true;
+                found.extend(body.map(|body| (Found::at(at, &header), body)));
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    if let (false, Some(error)) = (readable, failed) {
+        return Err(error);
+    }
+    found.sort_by_key(|(found, _)| found.place.seq);
+    let numbers: Vec<_> = found
+        .iter()
+        .map(|(found, _)| (found.place.applied(), found.before))
+        .collect();
+    let named = |found: &Found| {
+        let next = found.place.seq + 1;
+        numbers
+            .iter()
+            .any(|(of, before)| of.seq == next && *before == found.place.crc)
+    };
+    let (mut newest, mut bodies) = (applied, Vec::new());
+    for same in found.chunk_by_mut(|(a, _), (b, _)| a.place.seq == b.place.seq) {
+        let seq = same.first().map_or(0, |(found, _)| found.place.seq);
+        let chained = same.iter().position(|(found, _)| found.follows(newest));
+        // Behind a gap nothing says which of two is the right one but a record behind them. Without a gap what does not follow is
+        // left over from before a power cut.
+        let behind_gap = || {
+            same.iter()
+                .position(|(found, _)| named(found))
+                .unwrap_or(same.len() - 1)
+        };
+        let chosen = chained.or_else(|| (seq > newest.seq + 1).then(behind_gap));
+        if let Some((found, body)) = chosen.and_then(|at| same.get_mut(at))
+            && found.place.seq > applied.seq
+        {
+            newest = found.place.applied();
+            bodies.push(std::mem::take(body));
+        }
+    }
+    Ok(bodies)
+}
+
+/// Makes a ring with these records in an empty file.
+pub fn create_with<D: Disk>(disk: D, id: [u8; 16], len: u64, bodies: &[Vec<u8>]) -> io::Result<()> {
+    disk.extend(len)?;
+    disk.write(0, MAGIC)?;
+    disk.write(8, &id)?;
+    let sizes = Sizes {
+        ring_bytes_max: len,
+        ..Sizes::default()
+    };
+    let ring = Ring::open(disk, id, Applied::default(), sizes, |_| Ok(true));
+    let mut ring = ring.map_err(|error| io::Error::other(error.to_string()))?;
+    for (number, body) in (0..).zip(bodies) {
+        let mut record = Record::default();
+        record.renew(body.len());
+        record.body().extend_from_slice(body);
+        let place = ring.assign(&mut record, number)?;
+        write(&*ring.disk, place, &record)?;
+    }
+    ring.disk.sync()
 }
 
 fn u64_at(header: &[u8; HEADER], at: usize) -> u64 {

@@ -16,6 +16,7 @@ mod open;
 
 use std::collections::HashSet;
 use std::fmt::{self, Debug};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,6 +49,8 @@ const RECORD_BYTES_KEPT: usize = 256 << 10;
 pub struct RingedStore<S: Store + Debug, D: Disk, F: Shelf> {
     database: S,
     bodies: Bodies<F>,
+    /// Numbers of the data files that were not there when this was opened, though rows name them.
+    missing: Vec<u32>,
     waiting: Mutex<Waiting>,
     log: Mutex<Log<D>>,
     ring_disk: Arc<D>,
@@ -453,10 +456,34 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
                 extent
             }
         };
-        Ok(self.bodies.read(extent, range).unwrap_or_else(|error| {
-            tracing::error!(%error, ?extent, "a data file cannot be read there");
-            None
-        }))
+        match self.bodies.read(extent, range) {
+            Ok(read) => Ok(read),
+            Err(error) => {
+                tracing::error!(%error, ?extent, "a data file cannot be read there");
+                match error.kind() {
+                    ErrorKind::NotFound | ErrorKind::UnexpectedEof => Ok(None),
+                    _ => Err(StoreError::Unreadable(error.to_string())),
+                }
+            }
+        }
+    }
+
+    fn each_gone(&self, each: &mut dyn FnMut(Map, &[u8])) -> Result<(), StoreError> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        for map in [Map::Journal, Map::Segments] {
+            self.database.scan(map, &[], None, &mut |key, row| {
+                if Extent::decode(row)?
+                    .0
+                    .is_some_and(|extent| self.missing.contains(&extent.file))
+                {
+                    each(map, key);
+                }
+                Ok(true)
+            })?;
+        }
+        Ok(())
     }
 
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {

@@ -61,6 +61,13 @@ impl Sealed {
 
     /// Makes it durable, then visible. `turn` waits until every commit before it has ended, and says whether they were all made.
     pub(super) fn store(self, shared: &Shared, turn: impl FnOnce() -> bool) -> (News, Result<(), StoreError>) {
+        match self.ops.is_empty() {
+            true => self.store_now(shared, turn),
+            false => shared.at_disk(|| self.store_now(shared, turn)),
+        }
+    }
+
+    fn store_now(self, shared: &Shared, turn: impl FnOnce() -> bool) -> (News, Result<(), StoreError>) {
         let before_us = shared.clock_us();
         let written = match (&self.failed, &self.begun) {
             (Some(error), _) => Err(error.clone()),

@@ -1,5 +1,6 @@
 //! What all handles share.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -12,7 +13,9 @@ use super::compaction::Rest;
 use super::draft::Rules;
 use super::floors::Floors;
 use super::keeper::Keeper;
+use super::layout::PartitionKey;
 use super::load::Garbage;
+use super::loss::Loss;
 use super::moving::Moving;
 use super::queue::Queue;
 use super::reader::ReaderQueue;
@@ -24,6 +27,8 @@ use super::watch::Watches;
 
 /// A disk is quick when a commit takes no longer, microseconds. A slow one does two at a time no faster than one of their size.
 const QUICK_US: u64 = 1_000;
+/// A disk that takes so long for a commit is worth a word, microseconds.
+const SLOW_US: u64 = 2_000_000;
 /// A quick disk is used best by two commits of about this size at a time: what waits beyond goes with the next one.
 const BESIDE_BYTES: usize = 96 << 10;
 
@@ -52,6 +57,10 @@ pub(super) struct Shared {
     floors: Mutex<Floors>,
     clock: OnceLock<Clock>,
     pub(super) failure: Mutex<Option<StoreError>>,
+    /// Markers of damage that reads found, for the writer to store.
+    damage: Mutex<Vec<(PartitionKey, Loss)>>,
+    /// When the commits that are at the disk went there, monotonic microseconds, the oldest first.
+    at_disk: Mutex<VecDeque<u64>>,
     /// Rows that nothing needs any more, found beside the writer, which removes them.
     pub(super) past: Mutex<Vec<Garbage>>,
     usage: Mutex<Usage>,
@@ -89,6 +98,8 @@ impl Shared {
             floors: Mutex::new(floors),
             clock: OnceLock::new(),
             failure: Mutex::new(None),
+            damage: Mutex::default(),
+            at_disk: Mutex::default(),
             past: Mutex::default(),
             usage: Mutex::default(),
             flushes: AtomicU64::new(0),
@@ -200,6 +211,40 @@ impl Shared {
         Ok(())
     }
 
+    /// A commit goes to the disk; calls `f`, which brings it there.
+    pub(super) fn at_disk<R>(&self, f: impl FnOnce() -> R) -> R {
+        let since_us = self.clock_us();
+        self.lock_at_disk().push_back(since_us);
+        let done = f();
+        let mut at_disk = self.lock_at_disk();
+        if let Some(at) = at_disk.iter().position(|other| *other == since_us) {
+            at_disk.remove(at);
+        }
+        drop(at_disk);
+        let took_us = self.clock_us().saturating_sub(since_us);
+        if took_us >= SLOW_US {
+            tracing::warn!(seconds = took_us / 1_000_000, "a commit was at the disk for so long");
+        }
+        done
+    }
+
+    /// Says in `/healthz` when the disk does not answer, and when it does again.
+    pub(super) fn look_at_disk(&self) {
+        let oldest_us = self.lock_at_disk().front().copied();
+        let waited_us = oldest_us.map_or(0, |since_us| self.clock_us().saturating_sub(since_us));
+        let health = &self.metrics.health;
+        if waited_us < SLOW_US {
+            return health.restore("disk-slow");
+        }
+        let seconds = waited_us / 1_000_000;
+        let why = format!("a commit has been at the disk for {seconds} s. Try: look at the disk, or its cable");
+        health.degrade("disk-slow", why);
+    }
+
+    fn lock_at_disk(&self) -> MutexGuard<'_, VecDeque<u64>> {
+        self.at_disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A commit was made that began at that time.
     pub(super) fn stored(&self, records: u64, bytes: u64, before_us: u64) {
         if self.keeper.with(|store| Ok(store.checkpoint_due())).unwrap_or(false) {
@@ -207,6 +252,20 @@ impl Shared {
         }
         let took_us = self.clock_us().saturating_sub(before_us);
         self.metrics.log.committed(records, bytes, took_us);
+    }
+
+    /// A read found damage.
+    pub(super) fn damaged(&self, key: PartitionKey, marker: Loss) {
+        self.lock_damage().push((key, marker));
+    }
+
+    /// The damage that reads found since the last call.
+    pub(super) fn take_damage(&self) -> Vec<(PartitionKey, Loss)> {
+        std::mem::take(&mut self.lock_damage())
+    }
+
+    fn lock_damage(&self) -> MutexGuard<'_, Vec<(PartitionKey, Loss)>> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the writer has to look after the store.

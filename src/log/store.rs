@@ -4,6 +4,7 @@
 //! a power cut; after it returned an error or the process died in it, all of them are there or none. After an error the handle
 //! is not trusted again: `keeper` drops it and opens the store anew.
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -155,7 +156,13 @@ impl Op {
 pub enum StoreError {
     /// The disk refused: full, unreadable, gone. The same store may work after it was opened anew.
     Io(String),
-    /// What was read cannot be right: set the store aside.
+    /// The disk has no room. As `Io`, and there may be room once something is removed.
+    Full(String),
+    /// The disk reports a fault of its own (EIO). What was read or written last is not believed; the rest may be whole.
+    Fault(String),
+    /// One body cannot be read, now; the store is not concerned.
+    Unreadable(String),
+    /// What was read cannot be right: mend the store, or set it aside.
     Damaged(String),
     /// Made by another headwater.
     Format {
@@ -171,7 +178,9 @@ pub enum StoreError {
 impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Io(why) => write!(f, "the disk refused: {why}"),
+            Self::Io(why) | Self::Full(why) => write!(f, "the disk refused: {why}"),
+            Self::Fault(why) => write!(f, "the disk has a fault: {why}"),
+            Self::Unreadable(why) => write!(f, "the disk does not give it: {why}"),
             Self::Damaged(why) => write!(f, "the store is damaged: {why}"),
             Self::Format { found, known } if found > known => write!(
                 f,
@@ -196,17 +205,16 @@ pub(super) fn keep_worst(slot: &mut Option<StoreError>, error: StoreError) {
     }
 }
 
-/// Which I/O errors mean that what is on the disk is lost, and which that it may work again: a full disk is no damage.
+/// Which I/O errors mean that what is on the disk is lost, and which that it may work again: a full disk is no damage, and neither
+/// is one that fails for a while.
 pub fn of_io(error: &std::io::Error) -> StoreError {
     const EIO: i32 = 5;
-    let lost = matches!(
-        error.kind(),
-        std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidInput
-    );
-    if lost || error.raw_os_error() == Some(EIO) {
-        StoreError::Damaged(error.to_string())
-    } else {
-        StoreError::Io(error.to_string())
+    let why = error.to_string();
+    match error.kind() {
+        ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::InvalidInput => StoreError::Damaged(why),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full(why),
+        _ if error.raw_os_error() == Some(EIO) => StoreError::Fault(why),
+        _ => StoreError::Io(why),
     }
 }
 
@@ -281,9 +289,14 @@ pub trait Store: Send + Sync {
     /// The value of a key.
     fn point(&self, map: Map, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// A part of the body of a key; `None` where there is no such key, or its body is shorter or cannot be read: whoever reads bodies
-    /// checks them, and one that is lost is no reason to give up the store.
+    /// A part of the body of a key; `None` where there is no such key, or its body is shorter or gone: whoever reads bodies
+    /// checks them, and one that is lost is no reason to give up the store. `StoreError::Unreadable` when the disk does not give it now.
     fn body(&self, map: Map, key: &[u8], range: Range<usize>) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Calls `each` with every key whose body is known to be gone.
+    fn each_gone(&self, _each: &mut dyn FnMut(Map, &[u8])) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Entries in key order from `from` on and before `until`.
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError>;

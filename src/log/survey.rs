@@ -378,6 +378,13 @@ impl Survey {
         Ok(())
     }
 
+    /// Whether a marker says that damage took this offset: what is given up already is not damage once more.
+    fn is_marked(&self, row: &TopicRow, key: PartitionKey, offset: u64) -> bool {
+        let of_partition = |found: &&LossFound| found.topic == row.name && found.partition == key.partition;
+        let mut losses = self.losses.iter().filter(of_partition);
+        losses.any(|found| found.loss.hides(offset))
+    }
+
     fn partition(
         &self,
         store: &Salvage,
@@ -429,6 +436,9 @@ impl Survey {
             }
             seen = true;
             checked.offset_next = checked.offset_next.max(offset_next);
+            if self.is_marked(row, key, entry.base_offset) {
+                continue;
+            }
             if !visitor.wants_batch(entry.base_offset, offset_next, entry.max_timestamp) {
                 continue;
             }
@@ -498,7 +508,7 @@ fn stored(store: &Salvage, key: PartitionKey, place: &Place) -> Result<Result<Ba
     let indexed = Indexed::new(entry, place.home, place.at);
     let bytes: Bytes = match bytes_of(store, key, &indexed) {
         Ok(bytes) => bytes,
-        Err(Missing::Batch(why)) => return Ok(Err(why)),
+        Err(Missing::Batch(_, why) | Missing::Now(_, why)) => return Ok(Err(why)),
         Err(Missing::Store(error)) => return Err(error),
     };
     let batch = match Batch::parse(bytes) {

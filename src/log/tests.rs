@@ -22,6 +22,7 @@ mod golden;
 mod hold;
 mod inspect;
 mod machine;
+mod mend;
 mod once;
 mod quota;
 mod repair;

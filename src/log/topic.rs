@@ -126,6 +126,11 @@ pub(super) fn first_offset(generation: u32) -> u64 {
     u64::from(generation) << 40
 }
 
+/// The generation that gives out an offset.
+pub(super) fn generation_of(offset: u64) -> u32 {
+    (offset >> 40) as u32
+}
+
 /// Names that are taken.
 const SETTINGS: [&str; 18] = [
     "retention.ms",

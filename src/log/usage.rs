@@ -6,11 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::depot::{DATA, DATABASE, RING};
+use super::reserve::RESERVE;
 
 /// Bytes on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Of the database and the ring.
+    /// Of the database, the ring and the reserve.
     pub index_bytes: u64,
     /// Of the data files.
     pub body_bytes: u64,
@@ -35,7 +36,7 @@ pub fn of_directory(path: &Path) -> Result<Usage> {
     }
     let disk = rustix::fs::statvfs(path)?;
     Ok(Usage {
-        index_bytes: blocks(&path.join(DATABASE))? + blocks(&path.join(RING))?,
+        index_bytes: blocks(&path.join(DATABASE))? + blocks(&path.join(RING))? + blocks(&path.join(RESERVE))?,
         body_bytes,
         disk_bytes: disk.f_blocks.saturating_mul(disk.f_frsize),
         flush: 0,

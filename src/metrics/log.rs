@@ -50,6 +50,8 @@ pub struct LogMetrics {
     pub store_recoveries: Counter,
     /// Times that a store was set aside as damaged.
     pub stores_lost: Counter,
+    /// Times that what was damaged of a store was set aside and the rest stayed in use.
+    pub stores_mended: Counter,
     /// Stored batches that could not be read.
     pub unreadable: Counter,
     /// Bytes of the batches that are held.
@@ -109,6 +111,7 @@ impl Default for LogMetrics {
             partitions: Gauge::default(),
             store_recoveries: Counter::default(),
             stores_lost: Counter::default(),
+            stores_mended: Counter::default(),
             unreadable: Counter::default(),
             held_bytes: Gauge::default(),
             used_bytes: Gauge::default(),
@@ -212,6 +215,11 @@ impl LogMetrics {
             self.store_recoveries.clone(),
         );
         r.register("stores_lost", "Stores set aside as damaged", self.stores_lost.clone());
+        r.register(
+            "stores_mended",
+            "Stores of which the damaged part was set aside",
+            self.stores_mended.clone(),
+        );
         r.register(
             "unreadable_batches",
             "Stored batches that could not be read",

@@ -117,6 +117,11 @@ impl Offset {
         u64::try_from(offset).ok().map(Self)
     }
 
+    /// The first offset that a leader epoch gives out: above everything that an earlier one can have given out. A negative epoch is none.
+    pub fn of_epoch(epoch: i32) -> Self {
+        Self(u64::from(epoch.max(0).unsigned_abs()) << 40)
+    }
+
     /// The offset `n` further on.
     pub fn plus(self, n: u64) -> Self {
         Self(self.0.saturating_add(n))

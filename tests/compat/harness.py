@@ -53,6 +53,7 @@ class Broker:
         self.config = config
         self.sets = list(sets)
         self.environment = {}
+        self.user = None
         self.process = None
         self.starts = 0
 
@@ -84,7 +85,7 @@ class Broker:
         for item in self.sets:
             command += ["--set", item]
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **self.environment})
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **self.environment}, user=self.user)
         self.starts += 1
         if wait:
             self.wait_ready()

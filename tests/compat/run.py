@@ -16,6 +16,7 @@ SUITES = {
     "input": ["test_input"],
     "abuse": ["test_abuse", "test_abuse_kafka"],
     "disk": ["test_full_disk", "test_quota", "test_clock", "test_formats", "test_compaction"],
+    "faults": ["test_faults"],
     "upstream": ["test_upstream", "test_demo_upstream"],
     "soak": ["test_soak"],
     "kill": ["test_kill"],

@@ -32,7 +32,16 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         for (seq, ops) in (applied.seq + 1..).zip(&records) {
             bodies.found(ops, seq).map_err(|error| of_io(&error))?;
         }
-        Ok(Self::over(database, ring, records, applied, (bodies, ledger), sizes))
+        let missing = bodies.missing(&ledger).map_err(|error| of_io(&error))?;
+        Ok(Self::over(
+            database,
+            ring,
+            records,
+            applied,
+            (bodies, ledger),
+            missing,
+            sizes,
+        ))
     }
 
     /// Opens them only to look, whatever their state; what is damaged of the ring is told and costs what was in it.
@@ -56,9 +65,14 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         };
         let (ring, holes) = Ring::look(ring, id, applied, sound)?;
         unread.extend(holes);
-        let mut store = Self::over(database, ring, records, applied, (bodies, ledger), sizes);
-        store.only_looks = true;
-        Ok((store, unread))
+        let store = Self::over(database, ring, records, applied, (bodies, ledger), Vec::new(), sizes);
+        Ok((store.only_looks(), unread))
+    }
+
+    /// What waits is not flushed when this is dropped.
+    pub fn only_looks(mut self) -> Self {
+        self.only_looks = true;
+        self
     }
 
     fn over(
@@ -67,6 +81,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         records: Vec<Vec<FoundOp>>,
         applied: Applied,
         (bodies, ledger): (Bodies<F>, Ledger),
+        missing: Vec<u32>,
         sizes: Sizes,
     ) -> Self {
         let mut newest = Overlay::default();
@@ -80,15 +95,13 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             applied,
             ..Waiting::default()
         };
-        match bodies.missing(&ledger) {
-            Ok(missing) => missing.into_iter().for_each(|number| {
-                tracing::error!(number, "a data file is missing: what was in it cannot be read");
-            }),
-            Err(error) => tracing::error!(%error, "the data files cannot be listed"),
+        for number in &missing {
+            tracing::error!(number, "a data file is missing: what was in it cannot be read");
         }
         Self {
             database,
             bodies,
+            missing,
             only_looks: false,
             waiting: Mutex::new(waiting),
             ring_disk: ring.disk(),

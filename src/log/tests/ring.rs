@@ -200,7 +200,7 @@ fn a_disk_that_takes_nothing_is_read_and_takes_no_commit_over_what_it_owes() {
         let store = machine.open().unwrap();
         assert_eq!(content(&store, &Model::new()).len(), 3);
         let refused = store.commit(&[Op::delete(MAPS[0], [9])]).unwrap_err();
-        assert!(matches!(refused, StoreError::Io(_)), "{refused}");
+        assert!(matches!(refused, StoreError::Full(_)), "{refused}");
     }
     machine.file.set_full(false);
     let store = machine.open().unwrap();
