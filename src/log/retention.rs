@@ -233,6 +233,7 @@ impl Desk {
     pub(super) fn look_at_what_is_due(&mut self, now: Now) {
         let past = std::mem::take(&mut *self.shared.past.lock().unwrap_or_else(PoisonError::into_inner));
         self.due.add(past);
+        self.mark_damage();
         if now.mono_us < self.due.look_us {
             if self.keep.asks() {
                 self.keep_the_quota(now);
@@ -240,7 +241,6 @@ impl Desk {
             return;
         }
         self.due.look_us = now.mono_us.saturating_add(LOOK_US);
-        self.mark_damage();
         self.forget_damage(now);
         self.look_for_room();
         self.expire(now);

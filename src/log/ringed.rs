@@ -12,14 +12,13 @@
 
 use std::collections::HashSet;
 use std::fmt::{self, Debug};
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::bodies::{Bodies, Extent, FILE_BYTES, Ledger};
+use super::bodies::{self, Bodies, Extent, FILE_BYTES, Ledger};
 use super::disk::Disk;
 use super::layout::{Fields, damaged, journal_key};
 use super::ops;
@@ -138,9 +137,6 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         };
         let (bodies, ledger) = (Bodies::new(shelf, sizes.file_bytes), Ledger::load(&database)?);
         let missing = bodies.missing(&ledger).map_err(|error| of_io(&error))?;
-        for number in &missing {
-            tracing::error!(number, "a data file is missing: what was in it cannot be read");
-        }
         Ok(Self {
             database,
             bodies,
@@ -157,10 +153,9 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
     }
 
     /// What waits is not flushed when this is dropped.
-    pub fn only_looks(self) -> Self {
-        let mut looks = self;
-        looks.only_looks = true;
-        looks
+    pub fn only_looks(mut self) -> Self {
+        self.only_looks = true;
+        self
     }
 
     /// Bytes of bodies by data file, as the last flush left it.
@@ -481,34 +476,11 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
             tracing::error!("the place of a body is damaged");
             return Ok(None);
         };
-        match self.bodies.read(extent, range) {
-            Ok(read) => Ok(read),
-            Err(error) => {
-                tracing::error!(%error, ?extent, "a data file cannot be read there");
-                match error.kind() {
-                    ErrorKind::NotFound | ErrorKind::UnexpectedEof => Ok(None),
-                    _ => Err(StoreError::Unreadable(error.to_string())),
-                }
-            }
-        }
+        self.bodies.read_now(extent, range)
     }
 
     fn each_gone(&self, each: &mut dyn FnMut(Map, &[u8])) -> Result<(), StoreError> {
-        if self.missing.is_empty() {
-            return Ok(());
-        }
-        for map in [Map::Journal, Map::Segments] {
-            self.database.scan(map, &[], None, &mut |key, row| {
-                if Extent::decode(row)?
-                    .0
-                    .is_some_and(|extent| self.missing.contains(&extent.file))
-                {
-                    each(map, key);
-                }
-                Ok(true)
-            })?;
-        }
-        Ok(())
+        bodies::each_in(&self.database, &self.missing, each)
     }
 
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
@@ -563,8 +535,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {
-        self.alive()?;
-        self.flush()?;
+        self.alive().and_then(|()| self.flush())?;
         self.lay_together()
     }
 
