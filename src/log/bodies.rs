@@ -252,10 +252,23 @@ impl<F: Shelf> Bodies<F> {
     pub(super) fn missing(&self, ledger: &Ledger) -> io::Result<Vec<u32>> {
         let there = self.shelf.numbers()?;
         let named = ledger.counts.iter().filter(|(_, counts)| counts.live > 0);
-        Ok(named
+        let gone = named
             .map(|(number, _)| *number)
-            .filter(|number| !there.contains(number))
+            .filter(|number| !there.contains(number));
+        Ok(gone
+            .inspect(|number| tracing::error!(number, "a data file is missing: what was in it cannot be read"))
             .collect())
+    }
+
+    /// The same for a reader: `None` also where it is gone, `StoreError::Unreadable` where the disk does not give it now.
+    pub(super) fn read_now(&self, extent: Extent, range: Range<usize>) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(extent, range).or_else(|error| {
+            tracing::error!(%error, ?extent, "a data file cannot be read there");
+            match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => Ok(None),
+                _ => Err(StoreError::Unreadable(error.to_string())),
+            }
+        })
     }
 
     /// A part of a body; `None` where it has none.
@@ -504,6 +517,25 @@ impl<F: Shelf> Bodies<F> {
 /// What a panic in the middle leaves is not believed: the store is opened anew.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls `each` with the key of every row whose body lies in one of these files.
+pub(super) fn each_in(database: &dyn Store, files: &[u32], each: &mut dyn FnMut(Map, &[u8])) -> Result<(), StoreError> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    for map in [Map::Journal, Map::Segments] {
+        database.scan(map, &[], None, &mut |key, row| {
+            if Extent::decode(row)?
+                .0
+                .is_some_and(|extent| files.contains(&extent.file))
+            {
+                each(map, key);
+            }
+            Ok(true)
+        })?;
+    }
+    Ok(())
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -90,7 +90,13 @@ impl Log {
         let device = media.names();
         let wear = &options.metrics.wear;
         wear.profiled(chosen.way.name(), chosen.cause, &device);
-        directory.set_sizes(chosen.way.sizes());
+        let mut sizes = chosen.way.sizes();
+        if let Ok(usage) = directory.usage() {
+            // A ring that grows takes from the quota: a small one leaves it as it is made.
+            let quota_bytes = options.storage.quota.bytes(usage.disk_bytes);
+            sizes.ring_bytes_max = sizes.ring_bytes_max.min((quota_bytes / 8).max(sizes.ring_bytes));
+        }
+        directory.set_sizes(sizes);
         options.storage.linger_us = options.storage.linger_us.or(chosen.way.linger_us());
         Self::open_in(Box::new(directory), options)
     }

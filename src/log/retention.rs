@@ -236,6 +236,7 @@ impl Desk {
         if self.wear.is_due(now.mono_us) {
             self.look_at_wear(now);
         }
+        self.mark_damage();
         if now.mono_us < self.due.look_us {
             if self.keep.asks() {
                 self.keep_the_quota(now);
@@ -243,7 +244,6 @@ impl Desk {
             return;
         }
         self.due.look_us = now.mono_us.saturating_add(LOOK_US);
-        self.mark_damage();
         self.forget_damage(now);
         self.look_for_room();
         self.expire(now);

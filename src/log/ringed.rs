@@ -16,14 +16,13 @@ mod open;
 
 use std::collections::HashSet;
 use std::fmt::{self, Debug};
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::bodies::{Bodies, Extent, Ledger, Run};
+use super::bodies::{self, Bodies, Extent, Ledger, Run};
 use super::disk::Disk;
 use super::layout::{Fields, journal_key};
 use super::ops;
@@ -456,34 +455,11 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
                 extent
             }
         };
-        match self.bodies.read(extent, range) {
-            Ok(read) => Ok(read),
-            Err(error) => {
-                tracing::error!(%error, ?extent, "a data file cannot be read there");
-                match error.kind() {
-                    ErrorKind::NotFound | ErrorKind::UnexpectedEof => Ok(None),
-                    _ => Err(StoreError::Unreadable(error.to_string())),
-                }
-            }
-        }
+        self.bodies.read_now(extent, range)
     }
 
     fn each_gone(&self, each: &mut dyn FnMut(Map, &[u8])) -> Result<(), StoreError> {
-        if self.missing.is_empty() {
-            return Ok(());
-        }
-        for map in [Map::Journal, Map::Segments] {
-            self.database.scan(map, &[], None, &mut |key, row| {
-                if Extent::decode(row)?
-                    .0
-                    .is_some_and(|extent| self.missing.contains(&extent.file))
-                {
-                    each(map, key);
-                }
-                Ok(true)
-            })?;
-        }
-        Ok(())
+        bodies::each_in(&self.database, &self.missing, each)
     }
 
     fn scan(&self, map: Map, from: &[u8], until: Option<&[u8]>, each: &mut Each<'_>) -> Result<(), StoreError> {
@@ -540,8 +516,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {
-        self.alive()?;
-        self.flush()?;
+        self.alive().and_then(|()| self.flush())?;
         self.lay_together()
     }
 
