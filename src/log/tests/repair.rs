@@ -205,7 +205,9 @@ fn a_damaged_database_is_walked_as_far_as_it_can_be_read() {
         settings: Vec::new(),
     };
     log.create_topic(spec, Waker::noop()).wait().unwrap();
-    (0..400).for_each(|i| drop(append(&log, "t", Some("k"), &format!("{i:04}"), i).unwrap()));
+    for i in 0..400 {
+        append(&log, "t", Some("k"), &format!("{i:04}"), i).unwrap();
+    }
     drop(log);
     let before = all(&folder);
     let path = folder.path().join(DATABASE);

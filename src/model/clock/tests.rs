@@ -1,3 +1,5 @@
+//! The clock of machines that boot without one, jump, sleep and restart.
+
 use super::*;
 
 const DAY_MS: i64 = 86_400_000;
