@@ -37,7 +37,8 @@ impl Directory {
         let mended = match whole {
             Ok(_) if !ring_opens(&self.path, self.cache_bytes) => self.renew_ring(),
             // Every page is as it was written, and still it makes no sense: rows that do are kept.
-            Ok(_) | Err(StoreError::Damaged(_) | StoreError::Fault(_)) => self.renew_database(),
+            Ok(_) => self.renew_database(true),
+            Err(StoreError::Damaged(_) | StoreError::Fault(_)) => self.renew_database(false),
             Err(error) => Err(error),
         };
         match mended {
@@ -103,8 +104,9 @@ impl Directory {
         Ok(format!("{}.damaged-{generation}", path.display()))
     }
 
-    /// A database with the rows of the old one that can be read and make sense.
-    fn renew_database(&self) -> Result<String, StoreError> {
+    /// A database with the rows of the old one that can be read and make sense. Where its pages are not `as_written`, rows without a
+    /// checksum of their own are not believed: a flipped bit in a session or a sequence would be served as truth.
+    fn renew_database(&self, as_written: bool) -> Result<String, StoreError> {
         self.old_database(false).and_then(|database| identity(&database))?;
         let file = create(&self.path, DATABASE)?;
         let synced = file.try_clone().map_err(|error| io(&error))?;
@@ -113,6 +115,7 @@ impl Directory {
         for map in Map::ALL {
             let begins = kept.rows;
             let dropped = kept.dropped;
+            kept.believes = as_written || !matches!(map, Map::Producers | Map::State(_));
             let cut = self.copy_rows(map, &mut kept)?;
             let (rows, dropped) = (kept.rows - begins, kept.dropped - dropped);
             if (cut || dropped > 0) && map == Map::Topics {
@@ -213,6 +216,8 @@ struct Kept<'a> {
     ops: Vec<Op>,
     rows: u64,
     dropped: u64,
+    /// Whether rows are taken over.
+    believes: bool,
     /// Bytes and end of the bodies by data file.
     files: BTreeMap<u32, (u64, u64)>,
     named: BTreeSet<u32>,
@@ -225,6 +230,7 @@ impl<'a> Kept<'a> {
             ops: Vec::new(),
             rows: 0,
             dropped: 0,
+            believes: true,
             files: BTreeMap::new(),
             named: BTreeSet::new(),
         }
@@ -233,6 +239,10 @@ impl<'a> Kept<'a> {
     /// Takes a row over, if it makes sense.
     fn row(&mut self, map: Map, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         if map == Map::Files {
+            return Ok(());
+        }
+        if !self.believes {
+            self.dropped += 1;
             return Ok(());
         }
         match makes_sense(map, key, value) {

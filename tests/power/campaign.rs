@@ -10,8 +10,8 @@ use super::disks::{Disks, Event, File, Image};
 use super::load::{Load, open};
 use super::model::{Model, Turn};
 use super::planted::Planted;
-use crate::log::check;
 use crate::log::depot::{DATA, DATABASE, RING};
+use crate::log::{LossReason, check};
 
 /// Lives of a machine.
 const LIVES: usize = 6;
@@ -271,7 +271,8 @@ impl Lived {
             return Ok(Outcome::Told);
         };
         let log = &opening.log;
-        let outcome = if machine.lost() > 0 {
+        let marked = log.losses().iter().any(|found| found.loss.reason == LossReason::Damage);
+        let outcome = if machine.lost() > 0 || marked {
             Outcome::Told
         } else {
             // Any whole state of this life is believed: nothing on the disks says that there was a later one.
@@ -302,7 +303,7 @@ impl Lived {
 pub enum Outcome {
     /// Nothing told is missing.
     Kept,
-    /// The loss is told at the start: the store is set aside, offsets go on above it.
+    /// The loss is told at the start: the store is set aside, offsets go on above it; or what is missing has a marker.
     Told,
     /// The loss is told to whoever reads it, and by `check`.
     ToldByReading,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::log::layout::PartitionKey;
 use crate::log::producers::Producer;
 use crate::log::store::Map;
-use crate::log::{Log, ReadBatches, ReadRequest, Table, TopicSettings};
+use crate::log::{Log, LossReason, ReadBatches, ReadRequest, Table, TopicSettings};
 use crate::model::batch::Batch;
 use crate::model::{Offset, Partition, Record, Topic};
 
@@ -223,6 +223,9 @@ impl Model {
                     .filter(|loss| loss.topic == *name && loss.partition == number);
                 let mut covered = part.start;
                 for found in losses {
+                    if found.loss.reason == LossReason::Damage {
+                        return Err(format!("{name} {number} is damaged: {:?}", found.loss));
+                    }
                     if found.loss.offset_last >= start {
                         return Err(format!("{name} {number} has {start} and a marker that it is lost"));
                     }

@@ -10,7 +10,7 @@ use super::model::Model;
 use super::planted::Planted;
 
 /// Machines within which a planted bug must be found.
-const SEEDS_MAX: u64 = 100;
+const SEEDS_MAX: u64 = 400;
 
 fn of_environment(name: &str, default: u64) -> u64 {
     let value = std::env::var(name).ok().and_then(|value| value.parse().ok());
