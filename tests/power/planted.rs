@@ -18,20 +18,17 @@ pub enum Planted {
     IndexAheadOfBodies,
     /// A record is written over others of the ring before the flush that makes them superfluous.
     RingReusedBeforeFlush,
-    /// The space of bodies is given back before the index has forgotten them durably.
-    HoleBeforeIndex,
     /// A data file is used though its name is not durable.
     FolderSyncMissed,
 }
 
 impl Planted {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 6] = [
         Self::AckBeforeSync,
         Self::RingSyncMissed,
         Self::FlushSyncMissed,
         Self::IndexAheadOfBodies,
         Self::RingReusedBeforeFlush,
-        Self::HoleBeforeIndex,
         Self::FolderSyncMissed,
     ];
 }
@@ -96,12 +93,6 @@ impl Plant {
                 }
                 _ => trace.push(event),
             },
-            HoleBeforeIndex if matches!(event, Event::Punch { .. }) => {
-                let of_flush =
-                    |event: &&Event| event.file() == Some(File::Database) || matches!(event, Event::Remove(_));
-                let at = trace.len() - trace.iter().rev().take_while(of_flush).count();
-                trace.insert(at, event);
-            }
             FolderSyncMissed if matches!(event, Event::SyncFolder) => {}
             _ => trace.push(event),
         }

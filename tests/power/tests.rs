@@ -10,15 +10,11 @@ use super::model::Model;
 use super::planted::Planted;
 
 /// Machines within which a planted bug must be found.
-const SEEDS_MAX: u64 = 400;
+const SEEDS_MAX: u64 = 100;
 
 fn of_environment(name: &str, default: u64) -> u64 {
     let value = std::env::var(name).ok().and_then(|value| value.parse().ok());
     value.unwrap_or(default)
-}
-
-fn of_profile(name: &str) -> bool {
-    std::env::var("HEADWATER_PROFILE").is_ok_and(|profile| profile == name)
 }
 
 #[test]
@@ -67,9 +63,7 @@ fn a_power_cut_anywhere_loses_nothing_that_was_told() {
 
 #[test]
 fn every_planted_bug_is_found() {
-    // Only a removal that goes past the ring is not durable before the flush, and on a card nothing of batches goes past it.
-    let harmless = |planted| planted == Planted::HoleBeforeIndex && of_profile("sd");
-    for planted in Planted::ALL.into_iter().filter(|planted| !harmless(*planted)) {
+    for planted in Planted::ALL {
         let found = (1..SEEDS_MAX).find_map(|seed| Some((seed, machine(seed, Some(planted)).err()?)));
         let (seed, what) = found.unwrap_or_else(|| panic!("{planted:?} is not found"));
         let what: String = what.chars().take(200).collect();
@@ -99,7 +93,8 @@ fn disks_that_confirm_what_they_did_not_write_are_told_or_show_a_whole_earlier_s
         }
     }
     println!("power: on disks that lie: {outcomes:?}");
-    for outcome in [Outcome::Told, Outcome::ToldByReading] {
-        assert!(outcomes.get(&outcome).is_some_and(|count| *count > 0), "{outcomes:?}");
-    }
+    assert!(
+        outcomes.get(&Outcome::Told).is_some_and(|count| *count > 0),
+        "{outcomes:?}"
+    );
 }
