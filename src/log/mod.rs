@@ -20,6 +20,7 @@ mod depot;
 mod desk;
 mod disk;
 mod draft;
+mod extent;
 #[cfg(test)]
 pub(crate) mod fault;
 mod floors;

@@ -83,7 +83,7 @@ class Repair(unittest.TestCase):
             self.assertEqual({m["reason"] for m in marks}, {"damage"})
             self.assertEqual({(m["topic"], m["partition"], o) for m in marks for o in range(m["offset_first"], m["offset_last"] + 1)}, lost)
             text = cli("check", new).stdout.decode()
-            self.assertIn("because they could not be read", text)
+            self.assertIn("because of damage", text)
             # It is served as it is, and goes on where the old one ended.
             home = folder / f"{self.id()}-served-{next(COUNT)}"
             shutil.copytree(new, home / "data")
