@@ -302,7 +302,7 @@ class Faults(unittest.TestCase):
         self.rules(f"write {ALL} rate 1000000")
         sender = Sender(broker, self.acked, name="slow").send(75, 40_000)
         self.assertEqual(sender.wait(30), 0)
-        self.met(10)
+        self.met(2)
         self.goes_on(broker, "a slow disk, 1 MB/s", "")
 
     # What is on the disk.
