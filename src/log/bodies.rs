@@ -27,6 +27,8 @@ use super::store::{Map, Op, Store, StoreError, of_io};
 
 /// A data file that is longer gets no more bodies.
 pub const FILE_BYTES: u64 = 64 << 20;
+/// What is between a body and the one behind it.
+const BETWEEN: [u8; BLOCK as usize] = [0; BLOCK as usize];
 /// Files that stay open for readers.
 const OPEN_MAX: usize = 8;
 
@@ -149,13 +151,9 @@ impl<F: Shelf> Bodies<F> {
     /// Takes a place for the bodies of a commit with the record of that number, which `write_run` is to write.
     pub(super) fn run(&self, ops: &[Op], seq: u64) -> io::Result<Run> {
         let bodies: Vec<Vec<Bytes>> = ops.iter().filter_map(ops::placeable).map(<[Bytes]>::to_vec).collect();
-        let bytes = ops::placeable_bytes(ops) as u64;
-        let (file, at) = self.reserve(bytes, Some(seq)).map(|(file, _, at)| (file, at))?;
-        let mut offset = at;
-        let placed = bodies.iter().map(|slices| {
-            let bytes = slices.iter().map(Bytes::len).sum::<usize>() as u32;
-            let extent = Extent { file, offset, bytes };
-            offset += u64::from(bytes);
+        let (file, _, at) = self.reserve(laid_bytes(&bodies), Some(seq))?;
+        let (extents, _) = lay(file, at, &bodies);
+        let placed = extents.into_iter().zip(&bodies).map(|(extent, slices)| {
             let crc = slices.iter().fold(0, |crc, slice| crc32c::crc32c_append(crc, slice));
             Placed { extent, crc }
         });
@@ -256,20 +254,13 @@ impl<F: Shelf> Bodies<F> {
             extents.resize(bodies.len(), Extent::default());
         } else {
             let (number, begins) = self.append(ledger, bodies)?;
-            let mut offset = begins;
-            for slices in bodies {
-                let bytes = slices.iter().map(Bytes::len).sum::<usize>() as u32;
-                extents.push(Extent {
-                    file: number,
-                    offset,
-                    bytes,
-                });
-                offset += u64::from(bytes);
-            }
+            let end;
+            (extents, end) = lay(number, begins, bodies);
+            let bytes = extents.iter().map(|extent| u64::from(extent.bytes));
             let old = ledger.counts.get(&number).copied().unwrap_or_default();
             let new = Counts {
-                live: old.live + (offset - begins),
-                len: offset.next_multiple_of(BLOCK),
+                live: old.live + bytes.sum::<u64>(),
+                len: end.next_multiple_of(BLOCK),
             };
             counts.insert(number, new);
         }
@@ -353,9 +344,8 @@ impl<F: Shelf> Bodies<F> {
     /// Writes bodies to the newest file; gives which that is, and where they begin. A file that cannot be written any more is left
     /// as it is, and a new one takes its place.
     fn append(&self, ledger: &mut Ledger, bodies: &[Vec<Bytes>]) -> Result<(u32, u64), StoreError> {
-        let bytes = bodies.iter().flatten().map(Bytes::len).sum::<usize>() as u64;
         let mut append_once = || {
-            let (number, file, begins) = self.reserve(bytes, None)?;
+            let (number, file, begins) = self.reserve(laid_bytes(bodies), None)?;
             let written = append(&*file, begins, bodies, &mut ledger.buffer);
             written.inspect_err(|error| self.leave(number, error))?;
             Ok((number, begins))
@@ -495,12 +485,29 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Writes bodies one behind the other, in synced chunks that begin and end at blocks, in memory too.
+/// Their places from there on, and where the last one ends.
+fn lay(file: u32, begins: u64, bodies: &[Vec<Bytes>]) -> (Vec<Extent>, u64) {
+    let lengths = bodies.iter().map(|slices| slices.iter().map(Bytes::len).sum());
+    Extent::lay(file, begins, lengths)
+}
+
+/// What they take, with what is between them.
+fn laid_bytes(bodies: &[Vec<Bytes>]) -> u64 {
+    lay(0, 0, bodies).1
+}
+
+/// Writes bodies to their places, in synced chunks that begin and end at blocks, in memory too.
 fn append(file: &impl Disk, begins: u64, bodies: &[Vec<Bytes>], buffer: &mut Vec<u8>) -> io::Result<()> {
-    let total: usize = bodies.iter().flatten().map(Bytes::len).sum();
+    let (extents, end) = lay(0, begins, bodies);
+    let total = (end - begins) as usize;
     let start = aligned(buffer, UNSYNCED_BYTES.min(total.next_multiple_of(BLOCK as usize)));
     let mut at = begins;
-    let mut slices = bodies.iter().flatten().map(|slice| &slice[..]);
+    let mut written = begins;
+    let mut slices = extents.iter().zip(bodies).flat_map(|(extent, body)| {
+        let between = (extent.offset - written) as usize;
+        written = extent.end();
+        std::iter::once(&BETWEEN[..between]).chain(body.iter().map(|slice| &slice[..]))
+    });
     let mut rest: &[u8] = &[];
     loop {
         let room = UNSYNCED_BYTES - (buffer.len() - start);
@@ -534,8 +541,8 @@ fn holes(mut freed: Vec<Extent>) -> Vec<(u32, Range<u64>)> {
     let mut runs: Vec<(u32, Range<u64>)> = Vec::new();
     for extent in freed {
         match runs.last_mut() {
-            Some((file, run)) if *file == extent.file && run.end == extent.offset => run.end = extent.end(),
-            _ => runs.push((extent.file, extent.offset..extent.end())),
+            Some((file, run)) if *file == extent.file && run.end == extent.offset => run.end = extent.blocks().end,
+            _ => runs.push((extent.file, extent.blocks())),
         }
     }
     let whole = |(file, run): (u32, Range<u64>)| (file, run.start.next_multiple_of(BLOCK)..run.end / BLOCK * BLOCK);
@@ -551,7 +558,12 @@ mod tests {
 
     #[test]
     fn holes_are_whole_blocks_of_what_lies_together() {
-        let extent = |file, offset, bytes| Extent { file, offset, bytes };
+        let extent = |file, offset, bytes| Extent {
+            file,
+            offset,
+            bytes,
+            alone: false,
+        };
         let freed = vec![
             extent(1, 5000, 4000),
             extent(1, 100, 4900),

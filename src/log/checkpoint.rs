@@ -8,8 +8,8 @@ use super::shared::Shared;
 /// How much lower the priority of flushes is.
 const FLUSH_NICE: i32 = 10;
 
-/// Between two measurements of the files, microseconds: each looks at all of them, and flushes come by the dozen a second.
-const MEASURE_US: u64 = 500_000;
+/// A measurement looks at all files, and flushes come by the dozen a second: it may take this part of the time.
+const MEASURE_PART: u64 = 50;
 
 /// Rung by the writer when a checkpoint is due.
 #[derive(Default)]
@@ -62,7 +62,7 @@ impl Checkpointer {
         if let Err(error) = rustix::process::nice(FLUSH_NICE) {
             tracing::debug!(%error, "flushes keep their priority");
         }
-        let mut measured_us = None;
+        let mut measure_us = 0;
         while self.shared.bell.heard() {
             let before_us = self.shared.clock_us();
             let flush = self.shared.flush_begins();
@@ -70,9 +70,10 @@ impl Checkpointer {
             if self.shared.lend(|store| store.checkpoint()).is_ok() {
                 let now_us = self.shared.clock_us();
                 self.shared.metrics.log.checkpointed(now_us.saturating_sub(before_us));
-                if measured_us.is_none_or(|then: u64| now_us.saturating_sub(then) >= MEASURE_US) {
-                    measured_us = Some(now_us);
+                if now_us >= measure_us {
                     self.shared.measure_usage(flush);
+                    let done_us = self.shared.clock_us();
+                    measure_us = done_us + MEASURE_PART * done_us.saturating_sub(now_us);
                 }
             }
         }

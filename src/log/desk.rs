@@ -205,7 +205,7 @@ impl Desk {
     /// From a draft to what goes to the disk. The next one builds on it from now on.
     fn seal(&mut self, drafted: Drafted, now: Now) -> Sealed {
         let large = drafted.is_large();
-        self.keep.grow(drafted.bytes as u64);
+        self.comes(drafted.bytes as u64);
         let changed = !drafted.changes.is_empty();
         let Changes {
             topic_key_next,

@@ -209,6 +209,11 @@ impl PartitionLog {
         self.behind_damage(offset) > offset
     }
 
+    /// Whether damage took what is held of a batch. One in which the log begins has a marker from there on.
+    pub(super) fn is_batch_damaged(&self, batch: &Indexed) -> bool {
+        self.is_damaged(batch.base_offset.max(self.log_start))
+    }
+
     /// What is missing and has no marker yet: batches that are gone, offsets that no batch covers, and what may have been
     /// between the last of them and this generation, where one before was damaged. Their time of loss is left to the caller.
     pub(super) fn holes(&self, generation: u32, gone: impl Fn(&Indexed) -> bool) -> Vec<Loss> {
@@ -223,7 +228,7 @@ impl PartitionLog {
                 holes.push(Loss::unknown(next..batch.base_offset, time_ms(batch)));
             }
             (next, time) = (batch.offset_next(), time_ms(batch));
-            match gone(batch) && !self.is_damaged(batch.base_offset) {
+            match gone(batch) && !self.is_batch_damaged(batch) {
                 true => run.push(*batch),
                 false => holes.extend(of_run(&mut run)),
             }

@@ -92,9 +92,7 @@ impl Log {
         wear.profiled(chosen.way.name(), chosen.cause, &device);
         let mut sizes = chosen.way.sizes();
         if let Ok(usage) = directory.usage() {
-            // A ring that grows takes from the quota: a small one leaves it as it is made.
-            let quota_bytes = options.storage.quota.bytes(usage.disk_bytes);
-            sizes.ring_bytes_max = sizes.ring_bytes_max.min((quota_bytes / 8).max(sizes.ring_bytes));
+            sizes = sizes.within(options.storage.quota.bytes(usage.disk_bytes));
         }
         directory.set_sizes(sizes);
         options.storage.linger_us = options.storage.linger_us.or(chosen.way.linger_us());

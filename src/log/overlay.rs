@@ -33,6 +33,8 @@ pub(super) struct Overlay {
     bytes: usize,
     /// Bytes of bodies that lie in data files already.
     placed_bytes: u64,
+    /// Where bodies lie that were written and are not needed any more: no row will ever name them.
+    dropped: Vec<Extent>,
 }
 
 /// Changes of one map.
@@ -65,10 +67,16 @@ impl Overlay {
         self.placed_bytes
     }
 
+    /// Places in the data files that hold nothing any more, though the database never named them.
+    pub(super) fn dropped(&self) -> &[Extent] {
+        &self.dropped
+    }
+
     /// Adds a newer change; with the place of its body, if that is written already.
     pub(super) fn apply(&mut self, op: &Op, place: Option<Extent>) {
         let layer = self.maps.entry(op.map).or_default();
         self.bytes += op.key.len();
+        let mut before = Vec::new();
         match &op.change {
             Change::Put(slices) => {
                 let head = slices.clone();
@@ -77,7 +85,7 @@ impl Overlay {
                     ..Value::default()
                 };
                 self.bytes += value.bytes();
-                layer.entries.insert(op.key.clone(), Some(value));
+                before.extend(layer.entries.insert(op.key.clone(), Some(value)));
             }
             Change::PutLong { head, body } => {
                 // What can be read is not kept in memory.
@@ -86,13 +94,13 @@ impl Overlay {
                 let value = Value { head, body, place };
                 self.bytes += value.bytes();
                 self.placed_bytes += place.map_or(0, |extent| extent.bytes.into());
-                layer.entries.insert(op.key.clone(), Some(value));
+                before.extend(layer.entries.insert(op.key.clone(), Some(value)));
             }
-            Change::Delete => {
-                layer.entries.insert(op.key.clone(), None);
-            }
-            Change::DeleteUntil(until) => layer.clear(&op.key, until),
+            Change::Delete => before.extend(layer.entries.insert(op.key.clone(), None)),
+            Change::DeleteUntil(until) => before = layer.clear(&op.key, until),
         }
+        self.dropped
+            .extend(before.into_iter().flatten().filter_map(|value| value.place));
     }
 
     /// What it says of a key.
@@ -154,10 +162,10 @@ impl Layer {
         (self.entries.into_iter(), Gone(self.gone))
     }
 
-    /// Nothing is there any more from one key up to another, which stays.
-    fn clear(&mut self, from: &[u8], until: &[u8]) {
+    /// Nothing is there any more from one key up to another, which stays; gives what was.
+    fn clear(&mut self, from: &[u8], until: &[u8]) -> Vec<Option<Value>> {
         if until <= from {
-            return;
+            return Vec::new();
         }
         let range = (Bound::Included(from), Bound::Excluded(until));
         let keys: Vec<Vec<u8>> = self
@@ -165,9 +173,7 @@ impl Layer {
             .range::<[u8], _>(range)
             .map(|(key, _)| key.clone())
             .collect();
-        for key in keys {
-            self.entries.remove(&key);
-        }
+        let cleared = keys.iter().filter_map(|key| self.entries.remove(key)).collect();
         let (mut from, mut until) = (from.to_vec(), until.to_vec());
         // Ranges that touch it become one with it.
         let touching = (Bound::Unbounded, Bound::Included(until.as_slice()));
@@ -184,6 +190,7 @@ impl Layer {
             }
         }
         self.gone.insert(from, until);
+        cleared
     }
 }
 

@@ -229,7 +229,7 @@ impl PartitionLog {
     pub fn places(&self, from: u64, bytes_max: usize) -> Vec<Indexed> {
         let first = self.index.partition_point(|batch| batch.offset_next() <= from);
         let (mut places, mut bytes) = (Vec::new(), 0);
-        let readable = |batch: &&Indexed| !self.is_damaged(batch.base_offset);
+        let readable = |batch: &&Indexed| !self.is_batch_damaged(batch);
         for batch in self.index.range(first..).filter(readable) {
             if !places.is_empty() && bytes + batch.bytes as usize > bytes_max {
                 break;
@@ -251,7 +251,7 @@ impl PartitionLog {
         self.index
             .range(first..)
             .filter(|batch| batch.base_offset >= from && self.times(batch).0 >= timestamp_ms)
-            .find(|batch| !self.is_damaged(batch.base_offset))
+            .find(|batch| !self.is_batch_damaged(batch))
             .copied()
     }
 }

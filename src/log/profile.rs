@@ -4,6 +4,7 @@ use crate::config::Profile;
 
 use super::bodies::FILE_BYTES;
 use super::media::Media;
+use super::quota::unnamed_bytes;
 use super::ring::{BLOCK, RING_BYTES, RING_BYTES_MAX};
 
 /// What cards write and clear at a time, or a part of it: their allocation units are 4 MiB and multiples of it.
@@ -50,6 +51,11 @@ pub struct Sizes {
     pub waiting_bytes: usize,
     /// The same for so much of the ring.
     pub waiting_ring_bytes: u64,
+    /// The same for so many bytes of bodies that commits wrote to a data file themselves, and the database does not name yet: an
+    /// opening has to read them all.
+    pub unnamed_bytes: u64,
+    /// The journal in the database is laid together when so much of it is there.
+    pub journal_bytes: u64,
 }
 
 impl Way {
@@ -85,7 +91,22 @@ impl Way {
                 once_bytes: 64 << 10,
                 waiting_bytes: 6 << 20,
                 waiting_ring_bytes: 2 * CARD_UNIT,
+                ..Sizes::default()
             },
+        }
+    }
+}
+
+impl Sizes {
+    /// Below a quota of so many bytes: what grows takes from it, and what is given back late must not be much of it.
+    pub(super) fn within(self, quota_bytes: u64) -> Self {
+        let unnamed_bytes = unnamed_bytes(quota_bytes);
+        Self {
+            // A small one leaves the ring as it is made.
+            ring_bytes_max: self.ring_bytes_max.min((quota_bytes / 8).max(self.ring_bytes)),
+            unnamed_bytes: self.unnamed_bytes.min(unnamed_bytes),
+            journal_bytes: self.journal_bytes.min(unnamed_bytes),
+            ..self
         }
     }
 }
@@ -101,6 +122,8 @@ impl Default for Sizes {
             once_bytes: 512 << 10,
             waiting_bytes: 2 << 20,
             waiting_ring_bytes: RING_BYTES / 2,
+            unnamed_bytes: 16 << 20,
+            journal_bytes: 8 << 20,
         }
     }
 }

@@ -2,6 +2,11 @@
 //! lowest priority go, whatever their retention says, and a marker says which (`loss`). Topics with `shed = refuse` keep what they
 //! have and refuse new records instead, once it is their turn.
 
+//!
+//! What is to go is told by an *estimate* of what the files will take once everything past is given back, so that nothing goes twice for
+//! the same space. What the files take meanwhile has a *bound*: the newest measurement and all that was committed since its flush
+//! began. When that is near the quota, flushes do not keep up: the writer waits until everything past is given back, and measures.
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -13,9 +18,10 @@ use super::desk::Desk;
 use super::layout::PartitionKey;
 use super::loss::LossReason;
 use super::partition::Indexed;
-use super::retention::{Due, forwarded};
+use super::retention::forwarded;
 use super::shared::Shared;
 use super::state::State;
+use super::ticket::Wakes;
 use super::usage::Usage;
 use super::{Refused, TopicSettings};
 
@@ -30,16 +36,33 @@ pub(super) struct Keep {
     /// Bytes of batches since the last look.
     grown: u64,
     limit: u64,
-    /// Of `Due::passes`, at the last look.
-    passes: u64,
-    /// Measured before this flush, the data files still hold what is past.
-    counts_from: u64,
-    /// By the newest measurements, each with its flush: bytes that the data files took beyond those of batches.
-    beyond: VecDeque<(u64, u64)>,
+    /// By the estimate too little is left that could go: it is to be measured.
+    doubted: bool,
+    measured: VecDeque<Measured>,
+}
+
+/// What a measurement of the files told.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    /// Number of its flush.
+    flush: u64,
+    /// Bytes that the data files took beyond those of batches.
+    beyond: u64,
+    /// Most that had come since that flush began when it was looked at.
+    came: u64,
 }
 
 /// Measurements that are remembered.
-const BEYOND_KEPT: usize = 8;
+const MEASURED_KEPT: usize = 8;
+
+/// Most times in a row that the writer gives back, measures and sheds.
+const ROUNDS: usize = 4;
+
+/// By a quota: a flush is due when the database does not name yet so many bytes of bodies that commits wrote themselves. An opening has
+/// to read them all, and the space of what went for them is given back by the flush.
+pub(super) fn unnamed_bytes(quota_bytes: u64) -> u64 {
+    (quota_bytes / 32).clamp(256 << 10, 16 << 20)
+}
 
 /// Who is refused while the quota is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,9 +100,8 @@ impl Keep {
             pressure: Pressure::default(),
             grown: 0,
             limit: 0,
-            passes: 0,
-            counts_from: 0,
-            beyond: VecDeque::new(),
+            doubted: false,
+            measured: VecDeque::new(),
         }
     }
 
@@ -87,14 +109,17 @@ impl Keep {
         self.pressure
     }
 
-    /// What is let free below the quota: so much may come between two looks, and deleting needs some.
+    /// So much may come between two looks.
     fn step(&self) -> u64 {
         (self.limit / 64).clamp(1 << 20, 16 << 20)
     }
 
-    /// A commit adds so many bytes of batches.
-    pub(super) fn grow(&mut self, bytes: u64) {
-        self.grown += bytes;
+    /// What is let free below the quota: deleting needs some, and what goes is given back two flushes later at the latest, as long as
+    /// they keep up. How much comes meanwhile, and so has to go, was seen.
+    fn headroom(&self) -> u64 {
+        let came = self.measured.iter().map(|measured| measured.came).max();
+        let most = (self.limit / 8).max(unnamed_bytes(self.limit));
+        self.step() + 2 * came.unwrap_or(0).clamp(unnamed_bytes(self.limit), most)
     }
 
     /// Whether so much came since the last look that the next is due.
@@ -102,67 +127,84 @@ impl Keep {
         self.grown >= self.step() / 4
     }
 
-    /// The bytes that count: those of the index as they are, those of batches as they will be once everything past is removed.
-    fn used(&mut self, shared: &Shared, due: &Due) -> u64 {
-        let (usage, flushes_begun) = shared.usage();
+    /// The estimate: the bytes of the index as they are, those of batches as they will be once everything past is given back.
+    fn estimate(&mut self, shared: &Shared) -> u64 {
+        let usage = shared.usage();
         let held = shared.read_state().held_bytes();
         self.limit = self.quota.bytes(usage.disk_bytes);
-        if due.has_garbage() || due.passes() != self.passes {
-            self.passes = due.passes();
-            // A flush that began before the newest removal was durable does not free its space, nor may the next one.
-            self.counts_from = flushes_begun + 2;
-        }
-        let beyond = self.beyond(&usage, held);
-        let bodies = match usage.flush >= self.counts_from {
-            true => held.max(usage.body_bytes),
-            false => held + beyond,
-        };
-        let used = usage.index_bytes + bodies;
+        let bound = shared.usage_bound();
+        self.measured(&usage, held, bound);
         let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        shared.metrics.log.used_bytes.set(gauge(used));
+        shared.metrics.log.used_bytes.set(gauge(bound));
         shared.metrics.log.quota_bytes.set(gauge(self.limit));
-        used
+        usage.index_bytes + held + self.beyond()
+    }
+
+    /// Remembers a measurement.
+    fn measured(&mut self, usage: &Usage, held: u64, bound: u64) {
+        let flush = usage.flush.number;
+        let came = bound.saturating_sub(usage.index_bytes + usage.body_bytes);
+        match self.measured.back_mut() {
+            Some(newest) if newest.flush == flush => newest.came = newest.came.max(came),
+            _ => {
+                let beyond = usage.body_bytes.saturating_sub(held);
+                self.measured.push_back(Measured { flush, beyond, came });
+            }
+        }
+        if self.measured.len() > MEASURED_KEPT {
+            self.measured.pop_front();
+        }
+    }
+
+    /// The next measurement tells what nothing gives back.
+    fn forget_beyond(&mut self) {
+        self.measured.iter_mut().for_each(|measured| measured.beyond = u64::MAX);
     }
 
     /// What the data files take beyond batches whatever is removed: blocks between what is past and what is not. A busy broker has always
     /// something past that is not removed yet, but not always much: so it is the smallest of the newest measurements.
-    fn beyond(&mut self, usage: &Usage, held: u64) -> u64 {
-        if self.beyond.back().is_none_or(|(flush, _)| *flush != usage.flush) {
-            self.beyond
-                .push_back((usage.flush, usage.body_bytes.saturating_sub(held)));
-        }
-        if self.beyond.len() > BEYOND_KEPT {
-            self.beyond.pop_front();
-        }
-        self.beyond.iter().map(|(_, bytes)| *bytes).min().unwrap_or(0)
+    fn beyond(&self) -> u64 {
+        self.measured.iter().map(|measured| measured.beyond).min().unwrap_or(0)
     }
 
     fn is_near(&self, used: u64) -> bool {
-        used.saturating_add(self.step()) > self.limit
+        used.saturating_add(self.headroom()) > self.limit
+    }
+
+    /// Bytes that are to go, so that the next look finds nothing near.
+    fn wanted(&self, used: u64) -> u64 {
+        used.saturating_add(self.headroom() + self.step())
+            .saturating_sub(self.limit)
     }
 }
 
 impl Desk {
+    /// A commit adds so many bytes of batches.
+    pub(super) fn comes(&mut self, bytes: u64) {
+        self.keep.grown += bytes;
+        self.shared.take(bytes);
+    }
+
     /// Sheds what the quota asks for.
     pub(super) fn keep_the_quota(&mut self, now: Now) {
         let shared = Arc::clone(&self.shared);
         self.keep.grown = 0;
-        let mut used = self.keep.used(&shared, &self.due);
+        let mut used = self.keep.estimate(&shared);
         if self.keep.is_near(used) {
             // Retention first: what is past anyway is no loss.
             self.expire(now);
-            used = self.keep.used(&shared, &self.due);
+            used = self.keep.estimate(&shared);
         }
         let (limit, step, before) = (self.keep.limit, self.keep.step(), self.keep.pressure);
         let pressure = if self.keep.is_near(used) {
-            let wanted = used.saturating_add(2 * step).saturating_sub(limit);
-            let (freed, highest) = self.shed(wanted, now);
+            let (freed, highest) = self.shed(self.keep.wanted(used), now);
+            self.keep.doubted = self.keep.is_near(used.saturating_sub(freed));
             Pressure {
                 refuses_below: highest.max(before.refuses_below),
-                exhausted: self.keep.is_near(used.saturating_sub(freed)),
+                exhausted: before.exhausted && self.keep.doubted,
                 limit,
             }
-        } else if used.saturating_add(3 * step) < limit {
+        } else if used.saturating_add(self.keep.headroom() + 2 * step) < limit {
             Pressure::default()
         } else {
             Pressure {
@@ -171,6 +213,59 @@ impl Desk {
             }
         };
         self.enter_pressure(&shared, pressure);
+    }
+
+    /// Whether what is past must be given back before more is taken.
+    pub(super) fn must_give_back(&self) -> bool {
+        let keep = &self.keep;
+        // Two commits may be on their way, and a third comes.
+        let reached = || self.shared.usage_bound().saturating_add(2 * keep.step()) > keep.limit;
+        keep.doubted || keep.limit > 0 && reached()
+    }
+
+    /// Gives back the space of everything past, and measures what is left; sheds by that if it is still too much. Nothing else is on its
+    /// way to the disk.
+    pub(super) fn give_back(&mut self, now: Now, wakes: &mut Wakes) {
+        let shared = Arc::clone(&self.shared);
+        let before_us = shared.clock_us();
+        self.give_back_until_less(&shared, now, wakes);
+        let took_us = shared.clock_us().saturating_sub(before_us);
+        shared.metrics.log.give_back_seconds.observe(took_us as f64 / 1e6);
+    }
+
+    fn give_back_until_less(&mut self, shared: &Shared, now: Now, wakes: &mut Wakes) {
+        self.keep.doubted = false;
+        for _ in 0..ROUNDS {
+            while self.due.has_garbage() {
+                self.commit_alone(Vec::new(), now, wakes);
+                if self.must_recover() {
+                    return;
+                }
+            }
+            let flush = shared.flush_begins();
+            if shared.lend(|store| store.checkpoint()).is_err() {
+                return;
+            }
+            shared.measure_usage(flush);
+            // Of what nothing gives back no older measurement says more.
+            self.keep.forget_beyond();
+            let used = self.keep.estimate(shared);
+            let left = match self.keep.is_near(used) {
+                true => self.shed(self.keep.wanted(used), now).0 > 0,
+                false => true,
+            };
+            if left == self.keep.pressure.exhausted {
+                let pressure = Pressure {
+                    exhausted: !left,
+                    limit: self.keep.limit,
+                    ..self.keep.pressure
+                };
+                self.enter_pressure(shared, pressure);
+            }
+            if !self.due.has_garbage() {
+                return;
+            }
+        }
     }
 
     fn enter_pressure(&mut self, shared: &Shared, pressure: Pressure) {
@@ -259,18 +354,20 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
+    use super::super::usage::Flush;
     use super::*;
 
     #[test]
     fn what_files_take_beyond_batches_is_the_smallest_of_the_newest_measurements() {
         let mut keep = Keep::new(Quota::Bytes(1 << 30));
-        let mut beyond = |flush, body_bytes, held| {
+        let mut beyond = |number, body_bytes, held| {
             let usage = Usage {
-                flush,
+                flush: Flush { number, taken: 0 },
                 body_bytes,
                 ..Usage::default()
             };
-            keep.beyond(&usage, held)
+            keep.measured(&usage, held, body_bytes);
+            keep.beyond()
         };
         assert_eq!(beyond(1, 100, 70), 30);
         assert_eq!(beyond(2, 100, 95), 5);
@@ -285,5 +382,27 @@ mod tests {
             "it stays: nothing that is removed gives it back"
         );
         assert_eq!(beyond(11, 100, 120), 0);
+    }
+
+    #[test]
+    fn the_more_comes_between_measurements_the_more_is_kept_free() {
+        let mut keep = Keep::new(Quota::Bytes(64 << 20));
+        keep.limit = 64 << 20;
+        let mut headroom = |number, came| {
+            let usage = Usage {
+                flush: Flush { number, taken: 0 },
+                ..Usage::default()
+            };
+            keep.measured(&usage, 0, came);
+            keep.headroom() >> 20
+        };
+        assert_eq!(headroom(1, 1000), 1 + 2 * 2);
+        assert_eq!(headroom(1, 3 << 20), 1 + 2 * 3);
+        assert_eq!(headroom(1, 0), 1 + 2 * 3, "the most of a measurement counts");
+        assert_eq!(headroom(2, 50 << 20), 1 + 2 * 8);
+        for flush in 3..10 {
+            assert_eq!(headroom(flush, 0), 1 + 2 * 8);
+        }
+        assert_eq!(headroom(10, 0), 1 + 2 * 2, "what was long ago does not");
     }
 }

@@ -37,8 +37,6 @@ pub(super) struct Due {
     producers_gone: Vec<(PartitionKey, i64)>,
     /// Bytes of batches that became past since the space of such was last given back.
     past_bytes: u64,
-    /// Counts every change of what is past.
-    passes: u64,
     look_us: u64,
 }
 
@@ -90,7 +88,6 @@ impl Due {
             self.past_bytes += u64::from(batch.bytes);
             self.garbage.extend(state.release(key, batch));
         }
-        self.passes += 1;
     }
 
     /// Others took the place of these batches: their segments are gone, and their journal rows go with the last batch in them.
@@ -101,12 +98,6 @@ impl Due {
                 self.garbage.extend(state.release(key, batch));
             }
         }
-        self.passes += 1;
-    }
-
-    /// Grows whenever batches become past.
-    pub(super) fn passes(&self) -> u64 {
-        self.passes
     }
 
     /// The next turn looks at everything.
@@ -246,6 +237,7 @@ impl Desk {
         self.due.look_us = now.mono_us.saturating_add(LOOK_US);
         self.forget_damage(now);
         self.look_for_room();
+        self.shared.measure_index();
         self.expire(now);
         self.keep_the_quota(now);
         if !self.clock.is_trusted() {

@@ -36,11 +36,8 @@ use super::store::{Begun, Change, Each, LongRow, Map, Op, Sealer, Sealing, Store
 
 /// A larger commit goes past the ring.
 const DIRECT_BYTES: usize = 512 << 10;
-/// The journal in the database is laid together when so much of it is there.
-const JOURNAL_BYTES: u64 = 8 << 20;
-/// A flush is due when the database does not name yet so many bytes of bodies that commits wrote themselves: an opening has to read
-/// them all.
-const UNNAMED_BYTES: u64 = 16 << 20;
+/// A commit waits for the flush when the database does not name so many times `Sizes::unnamed_bytes` yet.
+const UNNAMED_MOST: u64 = 4;
 /// A larger buffer for records is not kept.
 const RECORD_BYTES_KEPT: usize = 256 << 10;
 
@@ -85,6 +82,13 @@ struct Waiting {
     applied: Applied,
     /// Bytes that the records of `newest` take in the ring.
     ring_bytes: u64,
+}
+
+impl Waiting {
+    /// Bytes of bodies that commits wrote to the data files, and the database does not name yet.
+    fn unnamed_bytes(&self) -> u64 {
+        self.newest.placed_bytes() + self.leaving.placed_bytes()
+    }
 }
 
 impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
@@ -169,7 +173,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
     /// segment of its own, and what was written before there was anybody to do it.
     fn lay_together(&self) -> Result<(), StoreError> {
         let mut ledger = lock(&self.flushing);
-        if ledger.journal_bytes < JOURNAL_BYTES || self.sealer().is_none() {
+        if ledger.journal_bytes < self.sizes.journal_bytes || self.sealer().is_none() {
             return Ok(());
         }
         let (mut rows, mut bytes, mut from) = (Vec::new(), 0, ledger.journal_from.clone());
@@ -180,7 +184,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
                 bytes += u64::from(extent.bytes);
                 rows.push((Fields(key).u64()?, key.to_vec(), extent, Bytes::copy_from_slice(head)));
             }
-            Ok(bytes < JOURNAL_BYTES)
+            Ok(bytes < self.sizes.journal_bytes)
         })?;
         let rows: Vec<(u64, LongRow)> = rows
             .into_iter()
@@ -235,7 +239,9 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
             .flat_map(|sealing| sealing.consumed.iter().map(|number| journal_key(*number).to_vec()))
             .collect();
         let (mut ops, mut long, mut bodies, mut freed) = (vec![applied_op(seq)], Vec::new(), Vec::new(), Vec::new());
-        let mut written = Vec::new();
+        // What came and went between two flushes is counted in and out again.
+        let mut written = overlay.dropped().to_vec();
+        freed.extend(&written);
         for (map, layer) in overlay.layers() {
             for (from, until) in &layer.gone {
                 if map.has_bodies() {
@@ -317,6 +323,9 @@ impl<S: Store + Debug, D: Disk, F: Shelf> RingedStore<S, D, F> {
         if !log.ring.has_room(body_bytes) {
             self.flush()?;
             log.ring.free(self.waiting().applied.seq);
+        }
+        if self.waiting().unnamed_bytes() > UNNAMED_MOST * self.sizes.unnamed_bytes {
+            self.flush()?;
         }
         Ok(())
     }
@@ -511,7 +520,7 @@ impl<S: Store + Debug, D: Disk, F: Shelf> Store for RingedStore<S, D, F> {
     fn checkpoint_due(&self) -> bool {
         let waiting = self.waiting();
         waiting.newest.bytes() > self.sizes.waiting_bytes
-            || waiting.newest.placed_bytes() > UNNAMED_BYTES
+            || waiting.newest.placed_bytes() > self.sizes.unnamed_bytes
             || waiting.ring_bytes > self.sizes.waiting_ring_bytes
     }
 

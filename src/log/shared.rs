@@ -22,7 +22,7 @@ use super::reader::ReaderQueue;
 use super::state::State;
 use super::store::{Begun, Op, Store, StoreError, keep_worst};
 use super::ticket::Courier;
-use super::usage::Usage;
+use super::usage::{Flush, Usage};
 use super::watch::Watches;
 
 /// A disk is quick when a commit takes no longer, microseconds. A slow one does two at a time no faster than one of their size.
@@ -66,6 +66,8 @@ pub(super) struct Shared {
     usage: Mutex<Usage>,
     /// Flushes that began.
     flushes: AtomicU64,
+    /// Bytes of batches of all commits.
+    taken: AtomicU64,
     /// A backup is being made.
     pub(super) backup: Arc<AtomicBool>,
 }
@@ -103,6 +105,7 @@ impl Shared {
             past: Mutex::default(),
             usage: Mutex::default(),
             flushes: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             backup: Arc::default(),
         }
     }
@@ -157,23 +160,54 @@ impl Shared {
             .with(|store| f(store).inspect_err(|error| self.failed(error)))
     }
 
-    /// Measures what the store takes of the disk, after the flush of this number.
-    pub(super) fn measure_usage(&self, flush: u64) {
+    /// Measures what the store takes of the disk, after a flush.
+    pub(super) fn measure_usage(&self, flush: Flush) {
+        self.measure(|_, found| Usage { flush, ..found });
+    }
+
+    /// Measures what is beside the data files, which grows without a flush, too.
+    pub(super) fn measure_index(&self) {
+        self.measure(|before, found| Usage {
+            body_bytes: before.body_bytes,
+            flush: before.flush,
+            ..found
+        });
+    }
+
+    fn measure(&self, join: impl FnOnce(Usage, Usage) -> Usage) {
         match self.keeper.usage() {
-            Ok(usage) => *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Usage { flush, ..usage },
+            Ok(found) => {
+                let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+                *usage = join(*usage, found);
+            }
             Err(error) => tracing::warn!(%error, "the data directory cannot be measured"),
         }
     }
 
-    /// A flush begins; gives its number.
-    pub(super) fn flush_begins(&self) -> u64 {
-        self.flushes.fetch_add(1, Ordering::AcqRel) + 1
+    /// A flush begins.
+    pub(super) fn flush_begins(&self) -> Flush {
+        Flush {
+            number: self.flushes.fetch_add(1, Ordering::AcqRel) + 1,
+            taken: self.taken.load(Ordering::Acquire),
+        }
     }
 
-    /// The newest measurement, and the number of the newest flush that began.
-    pub(super) fn usage(&self) -> (Usage, u64) {
-        let usage = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        (usage, self.flushes.load(Ordering::Acquire))
+    /// A commit brings so many bytes of batches.
+    pub(super) fn take(&self, bytes: u64) {
+        self.taken.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// The newest measurement.
+    pub(super) fn usage(&self) -> Usage {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// More than this the store does not take of the disk, but for the commits that were under way when the flush of the newest
+    /// measurement began.
+    pub(super) fn usage_bound(&self) -> u64 {
+        let usage = self.usage();
+        let came = self.taken.load(Ordering::Acquire) - usage.flush.taken;
+        usage.index_bytes + usage.body_bytes + came
     }
 
     /// Whether the store takes a commit while another is on its way.

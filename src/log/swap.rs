@@ -186,6 +186,7 @@ impl Desk {
                 _ => return Ok(Swapped::Changed),
             }
         };
+        self.comes(swap.bytes() as u64);
         if let Err(error) = self.shared.store(&ops, 0, 0) {
             // It may have reached the disk all the same. What is there then is taken over as it is.
             self.recover(&error, self.shared.now(), wakes);
@@ -199,7 +200,6 @@ impl Desk {
         if swap.records_gone > 0 {
             state.forget_tail(swap.key, swap.offset_next);
         }
-        self.keep.grow(swap.bytes() as u64);
         self.due.supersede(&mut state, swap.key, &swap.old);
         let metrics = &self.shared.metrics.log;
         metrics.compacted_records.inc_by(swap.records_gone);

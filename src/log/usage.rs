@@ -17,8 +17,17 @@ pub struct Usage {
     pub body_bytes: u64,
     /// Of the whole file system, used or not; 0 where there is none.
     pub disk_bytes: u64,
-    /// The flush that it was measured after; counts from 1.
-    pub flush: u64,
+    /// The flush that it was measured after.
+    pub flush: Flush,
+}
+
+/// A flush that began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flush {
+    /// Counts from 1.
+    pub number: u64,
+    /// Bytes of batches that commits had brought by then, in all.
+    pub taken: u64,
 }
 
 /// Measures a data directory. What was set aside as damaged does not count: it is not headwater's to remove, and must not keep
@@ -39,7 +48,7 @@ pub fn of_directory(path: &Path) -> Result<Usage> {
         index_bytes: blocks(&path.join(DATABASE))? + blocks(&path.join(RING))? + blocks(&path.join(RESERVE))?,
         body_bytes,
         disk_bytes: disk.f_blocks.saturating_mul(disk.f_frsize),
-        flush: 0,
+        flush: Flush::default(),
     })
 }
 

@@ -83,6 +83,11 @@ impl Writer {
         }
         let now = desk.clock.time(now);
         desk.look_at_what_is_due(now);
+        if desk.must_give_back() {
+            let turn = queue.take_disk();
+            desk.give_back(now, wakes);
+            queue.done(turn);
+        }
         if items.is_empty() && !desk.due.has_garbage() && !desk.clock.is_dirty() {
             return Some(desk);
         }

@@ -64,6 +64,8 @@ pub struct LogMetrics {
     pub shed_records: Counter,
     /// Bytes of them.
     pub shed_bytes: Counter,
+    /// How long commits waited for the space of what is past, seconds.
+    pub give_back_seconds: Histogram,
     /// Bytes of batches that were laid together by partition.
     pub sealed_bytes: Counter,
     /// Passes of compaction over a partition.
@@ -118,6 +120,7 @@ impl Default for LogMetrics {
             quota_bytes: Gauge::default(),
             shed_records: Counter::default(),
             shed_bytes: Counter::default(),
+            give_back_seconds: seconds(),
             sealed_bytes: Counter::default(),
             compactions: Counter::default(),
             compacted_records: Counter::default(),
@@ -236,6 +239,12 @@ impl LogMetrics {
         let shed = self.shed_records.clone();
         r.register("shed_records", "Records given up for the quota", shed);
         r.register("shed_bytes", "Bytes given up for the quota", self.shed_bytes.clone());
+        let waits = self.give_back_seconds.clone();
+        r.register(
+            "give_back_seconds",
+            "Time that commits waited for space to be given back below the quota",
+            waits,
+        );
         let sealed = self.sealed_bytes.clone();
         r.register("sealed_bytes", "Bytes of batches laid together by partition", sealed);
         r.register("compactions", "Passes of compaction", self.compactions.clone());

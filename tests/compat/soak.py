@@ -71,7 +71,8 @@ SERIES = {
     "ring": ("MiB", MIB, 0.10, 24 * MIB),
     "data files": ("MiB", MIB, 0.15, 4 * MIB),
     "resident": ("MiB", MIB, 0.10, 3 * MIB),
-    "ack p50": ("ms", 1e-3, 0.50, 1e-3),
+    # Of two processors under full load; what leaks goes on growing.
+    "ack p50": ("ms", 1e-3, 0.50, 25e-3),
     "ack p99": ("ms", 1e-3, 1.00, 25e-3),
 }
 
@@ -265,7 +266,7 @@ class Soak:
             shown = [f"{value / one:.1f}" for value in (first, last, max(v for _, v in points), grew, allowed)]
             lines.append(f"| {name} | {unit} | {len(points)} | {' | '.join(shown)} | {'flat' if flat else '**grows**'} |")
         highest = max(value for _, value in self.samples["all files"])
-        if highest > QUOTA + 8 * MIB:
+        if highest > QUOTA:
             grown.append(f"all files: {highest / MIB:.1f} MiB at a quota of {QUOTA / MIB:.0f}")
         acked = ", ".join(f"{count:,} {name}" for name, count in self.acked.items())
         lines.append(f"{self.seconds:.0f} s; acked: {acked}. In the last life the log came in {self.written / QUOTA:.0f} times over; {len(self.starts)} kills, back within {max(self.starts):.2f} s.")

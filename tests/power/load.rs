@@ -22,7 +22,7 @@ use crate::model::{Code, Now, Offset, Partition, Record, RecordHeader, Topic};
 const TOPICS: [&str; 4] = ["a", "b", "c", "d"];
 const PRODUCERS: i64 = 3;
 /// Near what a store of this load takes, so that it sheds now and then; the steps of a quota are of at least 1 MiB.
-const QUOTA: u64 = 5 << 20;
+const QUOTA: u64 = 6 << 20;
 
 /// A log that runs, and whoever writes to it.
 pub struct Load {

@@ -220,23 +220,56 @@ fn topics_of_the_file_are_made_and_grow_but_never_shrink() {
     }
 }
 
-#[test]
-fn a_flipped_bit_in_a_stored_batch_is_never_served() {
-    let folder = Folder::new();
-    let log = folder.open();
-    let partition = append(&log, "t", Some("k"), "needle-in-the-file", 1).unwrap().partition;
-    drop(log);
+/// Flips a bit of this text wherever it is in the first data file.
+fn flip(folder: &Folder, needle: &str) {
     let path = folder.path().join(DATA).join("0000000001.data");
     let mut bytes = std::fs::read(&path).unwrap();
-    let needle = b"needle-in-the-file";
-    let places: Vec<usize> = (0..bytes.len() - 20)
-        .filter(|at| bytes[*at..].starts_with(needle))
+    let places: Vec<usize> = (0..bytes.len() - needle.len())
+        .filter(|at| bytes[*at..].starts_with(needle.as_bytes()))
         .collect();
     assert!(!places.is_empty());
     for at in places {
         bytes[at] ^= 1;
     }
     std::fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn reads_go_on_behind_a_damaged_batch_in_which_the_log_begins() {
+    let folder = Folder::new();
+    let log = folder.open();
+    let batch = [0, 1, 2].map(|time| record(None, "needle-in-the-file", time));
+    let batch = Batch::parse(batch::pack(&batch).into()).unwrap();
+    make(&log, "t", &[]);
+    append_batch(&log, "t", Partition(0), batch).unwrap();
+    append_batch(&log, "t", Partition(0), idempotent(7, 0, 0, "behind it")).unwrap();
+    let cut = Cut {
+        topic: Topic::parse("t").unwrap(),
+        partition: Partition(0),
+        to: Some(Offset(1)),
+    };
+    log.delete_records(vec![cut], Waker::noop()).wait().unwrap();
+    drop(log);
+    flip(&folder, "needle-in-the-file");
+    let log = folder.open();
+    let read = read(&log, "t", Partition(0), 1).unwrap();
+    assert_eq!(
+        read.bounds.log_start,
+        Offset(1),
+        "it is in the middle of the damaged batch"
+    );
+    assert_eq!(records(&log, "t", Partition(0), 3).len(), 1);
+    assert_eq!((read.batches.len(), read.offset_next), (1, Offset(4)));
+    assert_eq!(damage(&log), [(1, 2)]);
+}
+
+#[test]
+fn a_flipped_bit_in_a_stored_batch_is_never_served() {
+    let folder = Folder::new();
+    let log = folder.open();
+    let partition = append(&log, "t", Some("k"), "needle-in-the-file", 1).unwrap().partition;
+    drop(log);
+    flip(&folder, "needle-in-the-file");
     let log = folder.open();
     let read = read(&log, "t", partition, 0).unwrap();
     assert_eq!((read.batches.len(), read.offset_next), (0, Offset(1)));

@@ -4,7 +4,7 @@ use super::machine::{Machine, Model, Opened, apply, content};
 use crate::log::disk::Disk;
 use crate::log::ring::{self, BLOCK};
 use crate::log::shelf::Shelf;
-use crate::log::store::{Begun, Map, Op, Store, StoreError};
+use crate::log::store::{Begun, Change, Map, Op, Store, StoreError};
 
 const BODY: usize = 20_000;
 
@@ -48,6 +48,43 @@ fn a_large_commit_is_written_once() {
     assert_eq!(machine.shelf.open(1).unwrap().len().unwrap(), before);
     assert!(content(&store, &told) == told, "after it");
     assert_eq!(store.live().values().sum::<u64>(), (5 * BODY) as u64);
+}
+
+#[test]
+fn bodies_that_came_and_went_between_two_flushes_take_no_space() {
+    let machine = machine(1);
+    let store = machine.open().unwrap();
+    let until = Op {
+        map: Map::Segments,
+        key: vec![3],
+        change: Change::DeleteUntil(vec![5]),
+    };
+    for op in [
+        long(0, BODY),
+        long(1, BODY),
+        long(2, BODY),
+        long(3, BODY),
+        long(4, BODY),
+        // Gone, put anew, gone in a range.
+        Op::delete(Map::Segments, [0]),
+        long(1, BODY + 1),
+        until,
+    ] {
+        store.commit(&[op]).unwrap();
+    }
+    store.checkpoint().unwrap();
+    let told = model(&[long(2, BODY), long(1, BODY + 1)]);
+    assert!(content(&store, &told) == told);
+    assert_eq!(store.live().values().sum::<u64>(), (2 * BODY + 1) as u64);
+    let mut used = 0;
+    for number in machine.shelf.numbers().unwrap() {
+        let file = machine.shelf.open(number).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read(0, &mut bytes).unwrap();
+        let blocks = bytes.chunks(BLOCK as usize);
+        used += blocks.filter(|block| block.iter().any(|byte| *byte != 0)).count();
+    }
+    assert_eq!(used, 2 * (BODY + 1).div_ceil(BLOCK as usize));
 }
 
 #[test]

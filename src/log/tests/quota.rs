@@ -7,7 +7,7 @@ const MIB: u64 = 1 << 20;
 const QUOTA: u64 = 8 * MIB;
 
 /// Of a store on a disk, whose ring and database count, too.
-const QUOTA_ON_DISK: u64 = 24 * MIB;
+const QUOTA_ON_DISK: u64 = 32 * MIB;
 
 fn options(quota: u64) -> OpenOptions {
     let mut options = inline::options(now(1));
@@ -85,6 +85,9 @@ fn the_markers_say_what_went_and_stay_over_a_restart() {
     for at in 0..40 {
         // Past the ring, which would grow.
         add_bytes(&log, "t", at % 2, 1_000 + i64::from(at), 1 << 20).unwrap();
+        let usage = log.shared.keeper.usage().unwrap();
+        let used = usage.index_bytes + usage.body_bytes;
+        assert!(used <= QUOTA_ON_DISK, "{used} bytes on the disk");
         // As a power cut would leave it.
         let copy = Folder::new();
         if log.losses() != last {
@@ -138,7 +141,7 @@ fn a_topic_that_refuses_does_so_at_its_turn_and_takes_records_again_when_there_i
     make(&log, "high", &[("priority", "9")]);
     let batch = |sequence| idempotent(7, 0, sequence, "kept");
     append_batch(&log, "keep", Partition(0), batch(0)).unwrap();
-    for at in 0..12 {
+    for at in 0..8 {
         add(&log, "keep", 1, 1_000 + at).unwrap();
         add(&log, "low", 1, 1_000 + at).unwrap();
         add(&log, "high", 1, 1_000 + at).unwrap();
@@ -153,7 +156,7 @@ fn a_topic_that_refuses_does_so_at_its_turn_and_takes_records_again_when_there_i
     };
     assert_eq!(refused.code, Code::Quota);
     assert!(refused.why.contains("shed = refuse"), "{}", refused.why);
-    assert_eq!(starts(&log, "low")[1], 12);
+    assert_eq!(starts(&log, "low")[1], 8);
     assert_eq!(starts(&log, "keep"), [0, 0], "it keeps what it has");
     // What is stored already is acked again.
     assert!(append_batch(&log, "keep", Partition(0), batch(0)).unwrap().duplicate);
@@ -189,6 +192,25 @@ fn with_nothing_left_to_shed_everything_is_refused() {
             .contains("so records are refused")
     );
     assert_eq!((starts(&log, "keep"), log.losses()), ([0, 0], Vec::new()));
+}
+
+/// Nothing is flushed any more once everything is past, and so nothing would be measured.
+#[test]
+fn records_are_taken_again_when_all_that_took_the_space_is_past() {
+    let folder = Folder::new();
+    let options = OpenOptions {
+        data_dir: folder.path().into(),
+        ..options(QUOTA_ON_DISK)
+    };
+    let log = inline::open_directory(options).unwrap();
+    make(&log, "keep", &[("shed", "refuse"), ("retention.ms", "10000")]);
+    make(&log, "low", &[]);
+    while add(&log, "keep", 0, 1_000).is_ok() {}
+    assert_eq!(add(&log, "low", 0, 1_001).unwrap_err().code, Code::Quota);
+    log.set_now(now(20_000));
+    add(&log, "low", 0, 20_001).unwrap();
+    add(&log, "keep", 0, 20_002).unwrap();
+    assert_eq!((log.losses(), log.shared.metrics.health.degraded()), (vec![], vec![]));
 }
 
 /// A burst between two looks of retention is kept within the quota by retention, where that is enough.
