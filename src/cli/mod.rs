@@ -13,6 +13,7 @@ mod check;
 mod client;
 mod configuration;
 mod demo;
+mod doctor;
 mod export;
 mod failure;
 mod inspect;
@@ -72,6 +73,8 @@ enum Command {
     Backup(backup::Backup),
     /// A new data directory of a backup
     Restore(backup::Restore),
+    /// What is wrong with a running broker, and what to try
+    Doctor(doctor::Doctor),
     /// Measure this machine: --disk its disk; the others are for who changes headwater
     Bench(bench::Bench),
 }
@@ -110,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Repair(command) => command.run(),
         Command::Backup(command) => command.run(),
         Command::Restore(command) => command.run(),
+        Command::Doctor(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     match result {

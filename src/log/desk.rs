@@ -190,16 +190,17 @@ impl Desk {
         (self.seal(drafted, now), turn)
     }
 
-    /// A commit while nothing else is on its way to the disk, which is held already.
-    pub(super) fn commit_alone(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) {
+    /// A commit while nothing else is on its way to the disk, which is held already. False if the store did not take it.
+    pub(super) fn commit_alone(&mut self, items: Vec<Item>, now: Now, wakes: &mut Wakes) -> bool {
         let mut drafting = Drafting::new(self, now);
         drafting.add(items);
         let drafted = drafting.done();
         let (news, stored) = self.seal(drafted, now).store(&self.shared, || true);
         news.tell(&self.shared, stored.as_ref().err(), wakes);
-        if let Err(error) = stored {
-            self.recover(&error, now, wakes);
+        if let Err(error) = &stored {
+            self.recover(error, now, wakes);
         }
+        stored.is_ok()
     }
 
     /// From a draft to what goes to the disk. The next one builds on it from now on.

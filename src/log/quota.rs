@@ -237,8 +237,8 @@ impl Desk {
         self.keep.doubted = false;
         for _ in 0..ROUNDS {
             while self.due.has_garbage() {
-                self.commit_alone(Vec::new(), now, wakes);
-                if self.must_recover() {
+                if !self.commit_alone(Vec::new(), now, wakes) || self.must_recover() {
+                    // What the disk does not take is not given back either. The next turn goes on, or refuses.
                     return;
                 }
             }

@@ -10,7 +10,7 @@ import unittest
 
 from confluent_kafka import Producer
 
-from harness import BIN, Broker, cli, eventually
+from harness import BIN, Broker, cli, eventually, free_ports
 from mqtt_client import V5, Client
 from readback import read_topic
 
@@ -265,6 +265,26 @@ class Process(unittest.TestCase):
         text = broker.http_get("/metrics")
         self.assertTrue(all(line.startswith(("#", "headwater_")) for line in text.splitlines() if line), "a name without headwater_")
         self.assertTrue(text.rstrip().endswith("# EOF"))
+
+    def test_doctor_says_what_is_wrong_and_what_to_try(self):
+        told = cli("doctor", "--http", f"http://127.0.0.1:{broker.http}", "--json").stdout.splitlines()
+        states = {finding["part"]: finding["state"] for finding in map(json.loads, told)}
+        self.assertEqual([states[part] for part in ("broker", "quota", "disk", "store")], ["good"] * 4)
+        self.assertTrue({"wear", "clock", "losses"} <= states.keys())
+        with Broker(f"[[upstream]]\nname = 'central'\nbootstrap = ['127.0.0.1:{free_ports(1)[0]}']\n[storage]\nquota = '64MiB'\n[topic_defaults]\npartitions = 1\n[[topic]]\nname = 'keep'\nshed = 'refuse'\n") as own:
+            http = ("--http", f"http://127.0.0.1:{own.http}")
+            producer = Producer({"bootstrap.servers": own.bootstrap, "retries": 0, "log_level": 0})
+            refused = []
+            while not refused:
+                producer.produce("keep", bytes(900_000), on_delivery=lambda error, _: refused.extend([error] if error else []))
+                producer.flush(10)
+            done = cli("doctor", *http, check=False)
+            self.assertEqual(done.returncode, 1, done.stdout)
+            lines = done.stdout.decode().splitlines()
+            self.assertTrue(any(line.startswith("wrong  quota ") and "Try:" in line for line in lines), lines)
+            self.assertTrue(any(line.startswith("note   central ") for line in lines), lines)
+            self.assertIn(b"found wrong", done.stderr)
+        self.assertEqual(cli("doctor", *http, check=False).returncode, 3)
 
     def test_check_of_a_damaged_directory_is_exit_code_4_and_changes_nothing(self):
         with Broker() as own:
